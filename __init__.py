@@ -1,0 +1,1 @@
+"""clickloop: semantic search that learns from its own users."""

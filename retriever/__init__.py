@@ -1,0 +1,1 @@
+"""What answers a query: documents, log, encoder, index, releases, search."""

@@ -1,0 +1,63 @@
+"""Everything clickloop raises on purpose.
+
+ClickLoopError
+├── InvalidInput      a value the caller gave cannot be used
+├── NotFound          no such document, run or release
+├── Conflict          the request does not fit the present state
+├── NotReady          nothing can answer yet; ask again
+├── WaitExceeded      accepted, but not searchable within the time asked for
+├── InUse             another process owns the data folder
+├── DataFolderError   the data folder cannot be used by this version
+├── ModelError        a model is missing, damaged or cannot be loaded
+└── IndexFault        the vector index refused an operation
+
+Messages say the name, the value and the remedy.
+"""
+
+
+class ClickLoopError(Exception):
+    """Base of all errors raised on purpose; `str(error)` is fit to be shown to a user."""
+
+
+class InvalidInput(ClickLoopError):
+    def __init__(self, name: str, value: object, remedy: str) -> None:
+        shown = repr(value)
+        super().__init__(f"{name}: {shown[:80] + '…' if len(shown) > 80 else shown} cannot be used: {remedy}")
+        self.name = name
+
+
+class NotFound(ClickLoopError):
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name[:200]!r} does not exist")
+
+
+class Conflict(ClickLoopError):
+    pass
+
+
+class NotReady(ClickLoopError):
+    retry_after = 2  # seconds
+
+
+class WaitExceeded(ClickLoopError):
+    def __init__(self, revision: int, seconds: float) -> None:
+        super().__init__(
+            f"revision {revision} is stored but was not searchable within {seconds:g} s; it will be without further calls"
+        )
+        self.revision = revision
+
+
+class InUse(ClickLoopError):
+    pass
+
+
+class DataFolderError(ClickLoopError):
+    pass
+
+
+class ModelError(ClickLoopError):
+    pass
+
+
+class IndexFault(ClickLoopError):
+    pass
