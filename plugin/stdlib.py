@@ -14,13 +14,12 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-SKIPPED_MODULES = frozenset(
-    """
+UNWANTED = """
     antigravity curses distutils ensurepip genericpath idlelib lib2to3 msilib nt ntpath nturl2path
     posix posixpath pydoc_data readline rlcompleter site sre_compile sre_constants sre_parse test
     this tkinter turtle turtledemo xxlimited xxlimited_35 xxsubtype
-    """.split()
-)
+"""
+SKIPPED_MODULES = frozenset(UNWANTED.split())
 SKIPPED_PARTS = frozenset({"test", "tests", "encodings"})
 IMPLICIT_PARAMETERS = frozenset({"self", "cls", "type"})
 GENERATED_TEXTS = ("Alias for field number", "An enumeration.")
@@ -163,11 +162,10 @@ def _signature(value: Any) -> str:
         signature = inspect.signature(value)
     except Exception:
         return ""
-    kept = [
-        parameter.replace(annotation=parameter.empty)
-        for position, parameter in enumerate(signature.parameters.values())
-        if position or parameter.name not in IMPLICIT_PARAMETERS
-    ]
+    kept = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    is_method = "." in getattr(value, "__qualname__", "")
+    if is_method and kept and kept[0].name in IMPLICIT_PARAMETERS:
+        del kept[0]
     shown = str(inspect.Signature(kept))
     shown = LOCAL_DEFAULT.sub("=...", shown).replace(", /", "")
     return shown if len(shown) <= TITLE_LIMIT else "(...)"

@@ -42,7 +42,8 @@ class NotReady(ClickLoopError):
 class WaitExceeded(ClickLoopError):
     def __init__(self, revision: int, seconds: float) -> None:
         super().__init__(
-            f"revision {revision} is stored but was not searchable within {seconds:g} s; it will be without further calls"
+            f"revision {revision} is stored but was not searchable within {seconds:g} s; "
+            "it will be without any further call"
         )
         self.revision = revision
 

@@ -1,0 +1,125 @@
+"""The one place where all processes meet: SQLite in the data folder, or PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from .errors import DataFolderError
+from .schema import counters, metadata
+
+BUSY_SECONDS = 30  # how long a SQLite writer waits for another one
+
+
+class Database:
+    """Short transactions on a migrated database. `read` sees one snapshot; `write` holds the write lock from its start."""
+
+    def __init__(self, url: str, durability: str = "process") -> None:
+        """`durability` is "process" (survives the death of any process) or "power" (a power cut too).
+
+        Raises DataFolderError when the database was made by a newer version or cannot be opened.
+        """
+        self.engine = _engine(url, durability)
+        self.dialect = self.engine.dialect.name
+        self._migrate(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield connection
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT that knows `on_conflict_…`, in the database's own dialect."""
+        return sqlite.insert(table) if self.dialect == "sqlite" else postgresql.insert(table)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _migrate(self, url: str) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        where = make_url(url).render_as_string(hide_password=True)
+        try:
+            with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except CommandError as error:
+            raise DataFolderError(
+                f"the database {where} was written by a newer version of clickloop ({error}): "
+                "upgrade clickloop, or name another data folder; nothing was changed"
+            ) from error
+        except (OperationalError, DatabaseError) as error:
+            raise DataFolderError(f"the database {where} cannot be opened: {error.orig}") from error
+
+
+def next_revisions(connection: Connection, count: int) -> int:
+    """Takes `count` revisions and returns the last; other writers wait until the transaction ends."""
+    statement = (
+        counters.update()
+        .where(counters.c.name == "revision")
+        .values(value=counters.c.value + count)
+        .returning(counters.c.value)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def newest_revision(connection: Connection) -> int:
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == "revision")).scalar_one())
+
+
+def hold_documents(connection: Connection) -> int:
+    """Keeps every writer of documents waiting until the transaction ends; returns the newest revision."""
+    return next_revisions(connection, 0)
+
+
+def highest(connection: Connection, column: Any) -> int:
+    return int(connection.execute(select(func.coalesce(func.max(column), 0))).scalar_one())
+
+
+def _engine(url: str, durability: str) -> Engine:
+    options: dict[str, Any] = {
+        "json_serializer": lambda value: orjson.dumps(value).decode(),
+        "json_deserializer": orjson.loads,
+    }
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=8, max_overflow=16, pool_pre_ping=True, **options)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        pool_size=24,
+        max_overflow=24,
+        **options,
+    )
+    synchronous = {"process": "NORMAL", "power": "FULL"}[durability]
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    # A transaction that begins as a reader and then writes fails at once when another writer came between.
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+__all__ = ["Database", "highest", "hold_documents", "metadata", "newest_revision", "next_revisions"]

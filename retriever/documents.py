@@ -1,0 +1,140 @@
+"""Documents: the source of truth that every index is a view of."""
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, Row, delete, func, select
+
+from .database import Database, newest_revision, next_revisions
+from .errors import InvalidInput, NotFound
+from .schema import documents
+from .types import Document, StoredDocument
+
+MAX_ID = 512  # characters
+
+
+class Documents:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, batch: Sequence[Document]) -> int:
+        """Inserts or replaces the batch in one transaction; returns the revision of its last document.
+
+        Raises InvalidInput, with nothing stored, for an unusable document or an id that comes twice.
+        """
+        seen: set[str] = set()
+        for document in batch:
+            check(document)
+            if document.id in seen:
+                raise InvalidInput("id", document.id, "it comes twice in one batch; send each document once")
+            seen.add(document.id)
+        with self._database.write() as connection:
+            if not batch:
+                return newest_revision(connection)
+            last = next_revisions(connection, len(batch))
+            insert = self._database.insert(documents)
+            columns = ("title", "text", "payload", "revision", "deleted")
+            statement = insert.on_conflict_do_update(
+                index_elements=["id"], set_={name: insert.excluded[name] for name in columns}
+            )
+            first = last - len(batch) + 1
+            connection.execute(statement, [_row(document, first + i) for i, document in enumerate(batch)])
+            return last
+
+    def delete(self, id_: str) -> int:
+        """Leaves a tombstone and returns its revision; deleting what is not there returns the newest revision."""
+        with self._database.write() as connection:
+            found = connection.execute(
+                select(documents.c.key).where(documents.c.id == id_, ~documents.c.deleted)
+            ).scalar_one_or_none()
+            if found is None:
+                return newest_revision(connection)
+            revision = next_revisions(connection, 1)
+            emptied = {"title": "", "text": "", "payload": {}, "revision": revision, "deleted": True}
+            connection.execute(documents.update().where(documents.c.key == found).values(emptied))
+            return revision
+
+    def get(self, id_: str) -> Document:
+        with self._database.read() as connection:
+            row = connection.execute(select(documents).where(documents.c.id == id_, ~documents.c.deleted)).one_or_none()
+        if row is None:
+            raise NotFound("document", id_)
+        return _stored(row).document
+
+    def by_key(self, keys: Sequence[int]) -> dict[int, Document]:
+        """The documents of these keys that are not deleted."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(documents).where(documents.c.key.in_(keys), ~documents.c.deleted)).all()
+        return {row.key: _stored(row).document for row in rows}
+
+    def revision(self) -> int:
+        with self._database.read() as connection:
+            return newest_revision(connection)
+
+    def count(self) -> int:
+        with self._database.read() as connection:
+            return count(connection)
+
+    def snapshot(self, revision: int, page: int = 1000) -> Iterator[list[StoredDocument]]:
+        """Pages of the documents that are alive and were last written up to `revision`, by key.
+
+        A document written after `revision` is left out: whoever tails the revisions gets it.
+        """
+        last = 0
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(
+                    select(documents)
+                    .where(documents.c.key > last, documents.c.revision <= revision, ~documents.c.deleted)
+                    .order_by(documents.c.key)
+                    .limit(page)
+                ).all()
+            if not rows:
+                return
+            yield [_stored(row) for row in rows]
+            last = rows[-1].key
+
+    def forget_tombstones(self, revision: int) -> int:
+        """Removes tombstones up to `revision`, which every kept build must have passed; returns how many."""
+        with self._database.write() as connection:
+            gone = delete(documents).where(documents.c.deleted, documents.c.revision <= revision)
+            return connection.execute(gone).rowcount
+
+
+def changes(connection: Connection, after: int, limit: int) -> list[StoredDocument]:
+    """The next documents and tombstones written after revision `after`, in their order."""
+    rows = connection.execute(
+        select(documents).where(documents.c.revision > after).order_by(documents.c.revision).limit(limit)
+    ).all()
+    return [_stored(row) for row in rows]
+
+
+def count(connection: Connection) -> int:
+    """How many documents are alive."""
+    return int(connection.execute(select(func.count()).where(~documents.c.deleted)).scalar_one())
+
+
+def check(document: Document) -> None:
+    """Raises InvalidInput for a document that cannot be stored or found again."""
+    if not document.id or len(document.id) > MAX_ID:
+        raise InvalidInput("id", document.id, f"use 1 to {MAX_ID} characters")
+    if not document.title.strip() and not document.text.strip():
+        raise InvalidInput("document", document.id, "it has neither title nor text; give at least one")
+    for name, value in (("id", document.id), ("title", document.title), ("text", document.text)):
+        if "\x00" in value:
+            raise InvalidInput(name, value, "remove the NUL character")
+
+
+def _row(document: Document, revision: int) -> dict[str, object]:
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "payload": dict(document.payload),
+        "revision": revision,
+        "deleted": False,
+    }
+
+
+def _stored(row: Row[tuple[object, ...]]) -> StoredDocument:
+    document = Document(row.id, row.title, row.text, row.payload)
+    return StoredDocument(row.key, row.revision, row.deleted, document)

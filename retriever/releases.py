@@ -1,0 +1,231 @@
+"""Releases, builds and the pointer that says which build answers queries."""
+
+import dataclasses
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from sqlalchemy import Connection, select
+
+from .database import Database
+from .encoder import TEMPLATE, export_artefacts
+from .errors import ModelError, NotFound
+from .model import sha256
+from .schema import builds, live, releases, switches
+from .types import Build, Release
+from .vectors import VectorLog
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A wish to make a build the live one, and what became of it."""
+
+    id: int
+    build_id: str
+    reason: str
+    run_id: str | None
+    state: str
+    error: str | None
+
+
+class Releases:
+    """Folders of releases under `folder`, and the rows about them and their builds."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+
+    def folder(self, release_id: str) -> Path:
+        return self._folder / release_id
+
+    def vectors(self, release: Release) -> VectorLog:
+        """The document vectors of this release."""
+        return VectorLog(self.folder(release.id) / "documents.vectors", release.dimension)
+
+    def make(
+        self,
+        model: "SentenceTransformer",
+        *,
+        parent: str | None,
+        lineage: Mapping[str, Any],
+        release_id: str | None = None,
+    ) -> Release:
+        """Exports the model into a folder of its own, metadata last, and records it."""
+        release_id = release_id or new_id("release")
+        folder = self.folder(release_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        engine = export_artefacts(model, folder)
+        prompts = model.prompts or {}
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        release = Release(
+            id=release_id,
+            parent=parent,
+            dimension=int(model.get_embedding_dimension() or 0),
+            template=TEMPLATE,
+            query_prompt=prompts.get("query") or "",
+            document_prompt=prompts.get("document") or "",
+            max_tokens=int(model.max_seq_length or 512),
+            engine=engine,
+            checksums={str(path.relative_to(folder)): sha256(path) for path in files},
+            lineage=dict(lineage),
+            created_at=time.time(),
+        )
+        write_whole(folder / "release.json", orjson.dumps(dataclasses.asdict(release), option=orjson.OPT_INDENT_2))
+        self.record(release)
+        return release
+
+    def record(self, release: Release) -> None:
+        row = {"id": release.id, "created_at": release.created_at}
+        with self._database.write() as connection:
+            connection.execute(self._database.insert(releases).on_conflict_do_nothing(), row)
+
+    def whole(self, release_id: str) -> bool:
+        """Whether the folder of this release was finished."""
+        return (self.folder(release_id) / "release.json").exists()
+
+    def get(self, release_id: str) -> Release:
+        """Raises ModelError when the folder is gone or unreadable."""
+        path = self.folder(release_id) / "release.json"
+        try:
+            return Release(**orjson.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"release {release_id} cannot be read from {path} ({error}): restore the folder from a backup, "
+                "or roll back to another release"
+            ) from error
+
+    def list(self) -> list[Release]:
+        """The newest first."""
+        with self._database.read() as connection:
+            ids = connection.scalars(select(releases.c.id).order_by(releases.c.created_at.desc())).all()
+        return [self.get(release_id) for release_id in ids if self.whole(release_id)]
+
+    def add_build(self, release_id: str, build_id: str | None = None) -> Build:
+        build = Build(build_id or new_id("build"), release_id, "building", 0, time.time())
+        with self._database.write() as connection:
+            connection.execute(builds.insert(), dataclasses.asdict(build))
+        return build
+
+    def build(self, build_id: str) -> Build:
+        with self._database.read() as connection:
+            row = connection.execute(select(builds).where(builds.c.id == build_id)).one_or_none()
+        if row is None:
+            raise NotFound("build", build_id)
+        return Build(**row._mapping)
+
+    def builds(self) -> Sequence[Build]:
+        with self._database.read() as connection:
+            rows = connection.execute(select(builds).order_by(builds.c.created_at.desc(), builds.c.id.desc())).all()
+        return [Build(**row._mapping) for row in rows]
+
+    def newest_build(self, release_id: str) -> Build:
+        """The build a rollback to this release would use."""
+        with self._database.read() as connection:
+            known = connection.scalar(select(releases.c.id).where(releases.c.id == release_id))
+        if known is None:
+            raise NotFound("release", release_id)
+        for build in self.builds():
+            if build.release_id == release_id and build.state in ("ready", "retired"):
+                return build
+        raise NotFound("a kept build of release", release_id)
+
+    def live(self) -> Build | None:
+        with self._database.read() as connection:
+            row = connection.execute(select(builds).join(live, live.c.build_id == builds.c.id)).one_or_none()
+        return None if row is None else Build(**row._mapping)
+
+    def request_switch(self, build_id: str, reason: str, requested_by: str, run_id: str | None = None) -> int:
+        """Asks the owner to make this build live; returns the number of the wish."""
+        with self._database.write() as connection:
+            return add_switch(connection, build_id, reason, requested_by, run_id)
+
+    def switch(self, switch_id: int) -> Switch:
+        with self._database.read() as connection:
+            row = connection.execute(_switch_columns().where(switches.c.id == switch_id)).one()
+        return Switch(*row)
+
+    def wanted(self) -> Switch | None:
+        """The oldest wish that nobody has answered."""
+        statement = _switch_columns().where(switches.c.state == "requested").order_by(switches.c.id).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(statement).one_or_none()
+        return None if row is None else Switch(*row)
+
+    def former(self) -> str:
+        """The release that was live before the present one. Raises NotFound when there is none."""
+        statement = (
+            select(builds.c.release_id)
+            .join(switches, switches.c.former_build_id == builds.c.id)
+            .where(switches.c.state == "done")
+            .order_by(switches.c.finished_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            found = connection.scalar(statement)
+        if found is None:
+            raise NotFound("release", "before the present one")
+        return str(found)
+
+
+def add_switch(connection: Connection, build_id: str, reason: str, requested_by: str, run_id: str | None) -> int:
+    row = {
+        "build_id": build_id,
+        "reason": reason,
+        "run_id": run_id,
+        "requested_by": requested_by,
+        "requested_at": time.time(),
+        "state": "requested",
+    }
+    return int(connection.execute(switches.insert().returning(switches.c.id), row).scalar_one())
+
+
+def set_build(connection: Connection, build_id: str, **values: object) -> None:
+    connection.execute(builds.update().where(builds.c.id == build_id).values(**values))
+
+
+def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
+    """Moves the pointer to the switch's build, or notes why not; the caller's transaction holds it together."""
+    values: dict[str, object] = {"finished_at": time.time(), "error": error}
+    if error is None:
+        build_id = connection.scalar(select(switches.c.build_id).where(switches.c.id == switch_id))
+        former = connection.scalar(select(live.c.build_id))
+        if former is None:
+            connection.execute(live.insert(), {"id": 1, "build_id": build_id})
+        else:
+            connection.execute(live.update().values(build_id=build_id))
+            if former != build_id:
+                set_build(connection, former, state="retired")
+        set_build(connection, str(build_id), state="ready")
+        values["former_build_id"] = former
+    state = "done" if error is None else "refused"
+    connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))
+
+
+def new_id(kind: str) -> str:
+    """Sortable by time and safe as a file name."""
+    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file appears complete or not at all."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _switch_columns() -> Any:
+    c = switches.c
+    return select(c.id, c.build_id, c.reason, c.run_id, c.state, c.error)
