@@ -21,7 +21,7 @@ BUSY_SECONDS = 30  # how long a SQLite writer waits for another one
 
 
 class Database:
-    """Short transactions on a migrated database. `read` sees one snapshot; `write` holds the write lock from its start."""
+    """Short transactions: `read` sees one snapshot, `write` holds the write lock from its start."""
 
     def __init__(self, url: str, durability: str = "process") -> None:
         """`durability` is "process" (survives the death of any process) or "power" (a power cut too).

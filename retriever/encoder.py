@@ -80,7 +80,7 @@ class OnnxEncoder:
             if (known := self._cache.get(text)) is not None:
                 self._cache.move_to_end(text)
                 return known
-        vector = self._run([self._release.query_prompt + text])[0]
+        vector: Vectors = self._run([self._release.query_prompt + text])[0]
         vector.flags.writeable = False
         with self._lock:
             self._cache[text] = vector
@@ -114,6 +114,9 @@ class TorchEncoder:
         from sentence_transformers import SentenceTransformer
 
         quiet_transformers()
+        for name, checksum in release.checksums.items():
+            if name.endswith((".safetensors", ".bin")):
+                check_sha256(folder / name, checksum)
         try:
             self._model = SentenceTransformer(str(folder / "model"), device=best_device(), local_files_only=True)
         except Exception as error:
@@ -122,7 +125,8 @@ class TorchEncoder:
         self._release = release
 
     def query(self, text: str) -> Vectors:
-        return self._encode([self._release.query_prompt + text], half=False)[0]
+        vector: Vectors = self._encode([self._release.query_prompt + text], half=False)[0]
+        return vector
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
@@ -176,7 +180,8 @@ def by_length(texts: Sequence[str], size: int) -> Iterator[list[int]]:
 
 def unit(vectors: npt.NDArray[np.float32]) -> Vectors:
     """Rows scaled to length 1; a row of zeros stays one."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    scaled: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return scaled
 
 
 def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
@@ -275,14 +280,14 @@ def has_bfloat16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     cpu = torch.backends.cpu.get_cpu_capability()
-    return cpu.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(cpu.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported())
 
 
 def quiet_transformers() -> None:
     """Progress bars of loading weights have no place in a service's log."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -39,7 +39,7 @@ class Index(Protocol):
         ...
 
     def finish(self) -> None:
-        """Builds whatever makes queries fast and returns when it is done: seconds to minutes, so never while serving."""
+        """Builds what makes queries fast and returns when it is done: seconds to minutes, so never while serving."""
         ...
 
     def flush(self) -> None:

@@ -17,7 +17,7 @@ from .database import Database
 from .encoder import TEMPLATE, export_artefacts
 from .errors import ModelError, NotFound
 from .model import sha256
-from .schema import builds, live, releases, switches
+from .schema import builds, live, releases, runs, switches
 from .types import Build, Release
 from .vectors import VectorLog
 
@@ -138,6 +138,20 @@ class Releases:
             if build.release_id == release_id and build.state in ("ready", "retired"):
                 return build
         raise NotFound("a kept build of release", release_id)
+
+    def forget_build(self, build_id: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(builds.delete().where(builds.c.id == build_id))
+
+    def drop_unused(self, release_id: str) -> None:
+        """Removes the folder of a release that has no build any more."""
+        if all(build.release_id != release_id for build in self.builds()):
+            shutil.rmtree(self.folder(release_id), ignore_errors=True)
+
+    def awaited_builds(self) -> set[str]:
+        """Builds of runs that wait for an admin."""
+        with self._database.read() as connection:
+            return set(connection.scalars(select(runs.c.build_id).where(runs.c.outcome == "awaiting_approval")))
 
     def live(self) -> Build | None:
         with self._database.read() as connection:

@@ -1,0 +1,269 @@
+"""The owner of the live index: it alone writes to it, and it alone moves the pointer.
+
+Other processes write documents and wishes into the database; the owner sees them there and acts.
+"""
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from sqlalchemy.exc import OperationalError
+
+from .database import Database, hold_documents
+from .documents import Documents, count
+from .encoder import Encoder, open_corpus_encoder, open_encoder
+from .errors import IndexFault, InUse, ModelError
+from .index import IndexStore
+from .indexer import STEP, Indexer
+from .locks import Lock
+from .model import find_model
+from .releases import Releases, Switch, finish_switch, new_id, set_build
+from .search import Live, OpenBuild
+from .types import Build, Release
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2  # how soon writes and wishes of other processes are seen
+KEPT_BUILDS = 3  # the live one and those a rollback can go to
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the first release comes from and where releases are kept."""
+
+    database_url: str
+    releases: Path
+    model: str
+    max_tokens: int | None = None
+
+
+class Owner:
+    """One a service: the lock "owner" says which process it is."""
+
+    def __init__(
+        self,
+        database: Database,
+        releases: Releases,
+        store: IndexStore,
+        live: Live,
+        locks: tuple[Lock, Lock],
+        paths: Paths,
+        durable: bool = False,
+    ) -> None:
+        """`locks` are those of the owner and of the nightly run."""
+        self._database = database
+        self._documents = Documents(database)
+        self._releases = releases
+        self._store = store
+        self._live = live
+        self._lock, self._night = locks
+        self._paths = paths
+        self._indexer = Indexer(database, releases, durable)
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> bool:
+        return self._lock.acquire()
+
+    def open(self) -> None:
+        """Clears what crashed runs left behind and opens the live build, making the first one where there is none.
+
+        The caller holds the lock. Raises ModelError when the live release or the first model cannot be loaded.
+        """
+        self._clear()
+        build = self._releases.live() or self._first_build()
+        opened = self._open(build)
+        self._live.install(opened)
+        self._releases.vectors(opened.release).compact()
+
+    def run(self) -> None:
+        """Starts acting on the database's wishes in a thread of its own."""
+        self._thread = threading.Thread(target=self._loop, name="owner", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was written: look at once instead of at the next poll."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Ends the thread, closes the index, and lets the next process own it."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._live.close()
+        self._lock.release()
+
+    def tick(self) -> bool:
+        """Indexes some of what was written and grants the oldest wish; True while there is more to do."""
+        live = self._live.current()
+        busy = live is not None and self._indexer.step(live) == STEP
+        if not busy and (wanted := self._releases.wanted()) is not None:
+            self._grant(wanted)
+            busy = True
+        return busy
+
+    def index_all(self, progress: Callable[[int, int], None]) -> None:
+        """Indexes everything that was written, for a process that does not serve: with the fastest encoder, and with
+        the index optimised at the end. `progress` gets (revision reached, newest revision).
+        """
+        live = self._live.current()
+        assert live is not None
+        newest = self._documents.revision()
+        bulk = newest - live.build.revision > 1000
+        encoder: Encoder | None = None
+        if bulk:
+            encoder = open_corpus_encoder(self._releases.folder(live.release.id), live.release)
+        while self._indexer.step(live, encoder, 512 if bulk else STEP):
+            progress(live.build.revision, newest)
+        if bulk:
+            live.index.finish()
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                busy = self.tick()
+            except Exception:
+                log.exception("the index could not be brought up to date; trying again")
+                busy = False
+                self._stop.wait(1.0)
+            if not busy:
+                self._wake.wait(POLL_SECONDS)
+                self._wake.clear()
+
+    def _grant(self, wanted: Switch) -> None:
+        """Makes a build live with every document written so far, or says in the wish why not."""
+        log.info("switching to %s (%s)", wanted.build_id, wanted.reason)
+        current = self._live.current()
+        opened: OpenBuild | None = None
+        try:
+            build = self._releases.build(wanted.build_id)
+            if current is not None and current.build.id == build.id:
+                opened = current
+            else:
+                opened = self._open(build)
+                self._catch_up(opened, current)
+            self._flip(wanted, opened)
+        except Exception as error:
+            if opened is not None and opened is not current:
+                opened.retire()
+            if isinstance(error, OperationalError):
+                raise  # the database is busy: the wish stays and is looked at again
+            log.warning("%s does not go live", wanted.build_id, exc_info=True)
+            with self._database.write() as connection:
+                finish_switch(connection, wanted.id, error=str(error))
+            return
+        self._live.install(opened)
+        self._drop_old_builds()
+
+    def _catch_up(self, opened: OpenBuild, current: OpenBuild | None) -> None:
+        """Brings a build close to the newest revision while the live one is kept current too."""
+        behind = True
+        while behind:
+            if current is not None:
+                self._indexer.step(current)
+            behind = self._indexer.step(opened) == STEP
+        self._indexer.step(opened)
+
+    def _flip(self, wanted: Switch, opened: OpenBuild) -> None:
+        """The last few documents, the check and the pointer in one transaction, while the writers wait."""
+        with self._database.write() as connection:
+            newest = hold_documents(connection)
+            self._indexer.finish(connection, opened)
+            self._indexer.record(connection, opened, newest)
+            expected, found = count(connection), opened.index.count()
+            if expected != found:
+                raise IndexFault(f"the index of {wanted.build_id} holds {found} documents instead of {expected}")
+            finish_switch(connection, wanted.id)
+
+    def _open(self, build: Build) -> OpenBuild:
+        """Opens a build; one whose index is lost is made anew from the documents."""
+        release = self._releases.get(build.release_id)
+        encoder = open_encoder(self._releases.folder(release.id), release)
+        try:
+            index = self._store.open(build.id)
+        except IndexFault as error:
+            log.warning("%s: it is made anew from the documents", error)
+            index = self._store.create(build.id, release.dimension)
+            with self._database.write() as connection:
+                set_build(connection, build.id, revision=0)
+            build = self._releases.build(build.id)
+        return OpenBuild(build, release, encoder, index)
+
+    def _first_build(self) -> Build:
+        """An empty build of the first release, live at once: there is nothing better to answer from."""
+        release = self._first_release()
+        build = self._releases.add_build(release.id)
+        self._store.create(build.id, release.dimension).close()
+        number = self._releases.request_switch(build.id, "bootstrap", "system")
+        with self._database.write() as connection:
+            finish_switch(connection, number)
+        return self._releases.build(build.id)
+
+    def _first_release(self) -> Release:
+        """Made in a child process, so that a process that serves never loads torch."""
+        finished = self._releases.list()
+        if finished:
+            return finished[-1]
+        find_model(self._paths.model)
+        log.info("making the first release from %s", self._paths.model)
+        release_id = new_id("release")
+        order = {
+            "database_url": self._paths.database_url,
+            "releases": str(self._paths.releases),
+            "model": self._paths.model,
+            "max_tokens": self._paths.max_tokens,
+            "release_id": release_id,
+        }
+        child = subprocess.run(
+            [sys.executable, "-m", "clickloop.retriever.first_release"],
+            input=orjson.dumps(order),
+            capture_output=True,
+            check=False,
+        )
+        if child.returncode != 0:
+            lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+            raise ModelError(f"the first release could not be made: {lines[-1]}")
+        return self._releases.get(release_id)
+
+    def _clear(self) -> None:
+        """Removes indexes and builds that no run will finish: those half made, when no run is active."""
+        if not self._night.acquire():
+            return
+        try:
+            known = {build.id: build for build in self._releases.builds()}
+            for build in known.values():
+                if build.state == "building":
+                    self._releases.forget_build(build.id)
+            for name in set(self._store.names()) - {b.id for b in known.values() if b.state != "building"}:
+                self._store.drop(name)
+        finally:
+            self._night.release()
+
+    def _drop_old_builds(self) -> None:
+        """Keeps the builds a rollback may go to and those that wait for an approval."""
+        live = self._releases.live()
+        wanted = self._releases.awaited_builds()
+        retired = [build for build in self._releases.builds() if build.state == "retired" and build.id not in wanted]
+        for build in retired[KEPT_BUILDS - 1 :]:
+            if live is None or build.id != live.id:
+                self._store.drop(build.id)
+                self._releases.forget_build(build.id)
+                self._releases.drop_unused(build.release_id)
+        kept = self._releases.builds()
+        self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
+
+
+def own_or_refuse(owner: Owner, lock: Lock, folder: Path) -> None:
+    """Raises InUse with the remedy when another process owns the embedded index."""
+    if not owner.acquire():
+        raise InUse(
+            f"the data folder {folder} is in use by {lock.holder()}: an embedded index opens in one process only. "
+            "Stop the other one, run a single worker (no `uvicorn --workers`), or set qdrant.url to share an index"
+        )

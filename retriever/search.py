@@ -1,0 +1,160 @@
+"""Answering a query: one build for the whole of it."""
+
+import dataclasses
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from .documents import Documents
+from .encoder import Encoder
+from .errors import InvalidInput, NotReady
+from .filters import Filter, parse_filter
+from .index import Index
+from .log import SearchLog
+from .types import Answer, Build, Document, Hit, Release, Search, Shown, Vectors, Who
+
+MAX_K = 1000
+MAX_QUERY = 8192  # characters
+RANKER = "semantic"
+
+
+class OpenBuild:
+    """An index together with the encoder that made it; closed when it is retired and its last request is through."""
+
+    def __init__(self, build: Build, release: Release, encoder: Encoder, index: Index) -> None:
+        self.build = build
+        self.release = release
+        self.encoder = encoder
+        self.index = index
+        self._lock = threading.Lock()
+        self._users = 0
+        self._retired = False
+
+    @contextmanager
+    def use(self) -> Iterator["OpenBuild"]:
+        self._enter()
+        try:
+            yield self
+        finally:
+            self._leave()
+
+    def advance(self, revision: int) -> None:
+        """The index now holds everything up to this revision."""
+        self.build = dataclasses.replace(self.build, revision=revision)
+
+    def retire(self) -> None:
+        with self._lock:
+            self._retired = True
+            last = self._users == 0
+        if last:
+            self.index.close()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._retired:
+                raise _Retired
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._retired and self._users == 0
+        if last:
+            self.index.close()
+
+
+class _Retired(Exception):
+    """The build was replaced between taking it and using it."""
+
+
+class Live:
+    """What this process answers from."""
+
+    def __init__(self) -> None:
+        self._current: OpenBuild | None = None
+
+    def install(self, build: OpenBuild) -> None:
+        former, self._current = self._current, build
+        if former is not None and former is not build:
+            former.retire()
+
+    def current(self) -> OpenBuild | None:
+        return self._current
+
+    @contextmanager
+    def lease(self) -> Iterator[OpenBuild]:
+        """The present build, kept open until the block ends. Raises NotReady when there is none."""
+        while True:
+            build = self._current
+            if build is None:
+                raise NotReady("no build is live yet; the first one is being made")
+            try:
+                with build.use():
+                    yield build
+                    return
+            except _Retired:
+                continue
+
+    def close(self) -> None:
+        former, self._current = self._current, None
+        if former is not None:
+            former.retire()
+
+
+class Searcher:
+    def __init__(self, live: Live, documents: Documents, log: SearchLog) -> None:
+        self._live = live
+        self._documents = documents
+        self._log = log
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        filter: Mapping[str, Any] | None = None,
+        who: Who | None = None,
+        log: bool = True,
+    ) -> Answer:
+        """The `k` nearest documents that are alive. Raises InvalidInput and NotReady."""
+        arrived_at, started = time.time(), time.perf_counter()
+        query = check_query_text(query)
+        if not 1 <= k <= MAX_K:
+            raise InvalidInput("k", k, f"use 1 to {MAX_K}")
+        wanted = parse_filter(filter)
+        with self._live.lease() as build:
+            found = self._nearest(build, build.encoder.query(query), k, wanted)
+        hits = [Hit(d.id, rank, score, d.title, d.text, d.payload) for rank, (d, score) in enumerate(found, 1)]
+        took_ms = (time.perf_counter() - started) * 1000
+        answer = Answer(secrets.token_hex(16), build.release.id, round(took_ms, 3), hits)
+        if log:
+            shown = [Shown(hit.rank, hit.id, RANKER) for hit in hits]
+            ids = (build.build.id, build.release.id)
+            self._log.record(
+                Search(answer.query_id, query, k, filter, *ids, shown, who or Who(), answer.took_ms, arrived_at)
+            )
+        return answer
+
+    def _nearest(
+        self, build: OpenBuild, vector: Vectors, k: int, filter: Filter | None
+    ) -> list[tuple[Document, float]]:
+        """Documents deleted since the index was written are left out and the next ones move up."""
+        limit = k
+        while True:
+            neighbours = build.index.query(vector, limit, filter)
+            documents = self._documents.by_key([neighbour.key for neighbour in neighbours])
+            alive = [(documents[n.key], n.score) for n in neighbours if n.key in documents]
+            if len(alive) >= k or len(neighbours) < limit:
+                return alive[:k]
+            limit *= 2
+
+
+def check_query_text(query: str) -> str:
+    stripped = query.strip()
+    if not stripped:
+        raise InvalidInput("query", query, "give at least one character that is no white space")
+    if len(stripped) > MAX_QUERY:
+        raise InvalidInput("query", stripped, f"it has {len(stripped)} characters; use at most {MAX_QUERY}")
+    return stripped
