@@ -81,6 +81,7 @@ class Owner:
         opened = self._open(build)
         self._live.install(opened)
         self._releases.vectors(opened.release).compact()
+        self._drop_old_builds()
 
     def run(self) -> None:
         """Starts acting on the database's wishes in a thread of its own."""
@@ -248,14 +249,12 @@ class Owner:
 
     def _drop_old_builds(self) -> None:
         """Keeps the builds a rollback may go to and those that wait for an approval."""
-        live = self._releases.live()
-        wanted = self._releases.awaited_builds()
-        retired = [build for build in self._releases.builds() if build.state == "retired" and build.id not in wanted]
-        for build in retired[KEPT_BUILDS - 1 :]:
-            if live is None or build.id != live.id:
-                self._store.drop(build.id)
-                self._releases.forget_build(build.id)
-                self._releases.drop_unused(build.release_id)
+        builds = self._releases.builds()
+        retired = [build for build in builds if build.state == "retired"]
+        for build in [*retired[KEPT_BUILDS - 1 :], *(build for build in builds if build.state == "rejected")]:
+            self._store.drop(build.id)
+            self._releases.forget_build(build.id)
+            self._releases.drop_unused(build.release_id)
         kept = self._releases.builds()
         self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
 

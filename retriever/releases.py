@@ -148,11 +148,6 @@ class Releases:
         if all(build.release_id != release_id for build in self.builds()):
             shutil.rmtree(self.folder(release_id), ignore_errors=True)
 
-    def awaited_builds(self) -> set[str]:
-        """Builds of runs that wait for an admin."""
-        with self._database.read() as connection:
-            return set(connection.scalars(select(runs.c.build_id).where(runs.c.outcome == "awaiting_approval")))
-
     def live(self) -> Build | None:
         with self._database.read() as connection:
             row = connection.execute(select(builds).join(live, live.c.build_id == builds.c.id)).one_or_none()
@@ -167,6 +162,13 @@ class Releases:
         with self._database.read() as connection:
             row = connection.execute(_switch_columns().where(switches.c.id == switch_id)).one()
         return Switch(*row)
+
+    def switch_of_run(self, run_id: str) -> Switch | None:
+        """The newest wish that belongs to this run."""
+        statement = _switch_columns().where(switches.c.run_id == run_id).order_by(switches.c.id.desc()).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(statement).one_or_none()
+        return None if row is None else Switch(*row)
 
     def wanted(self) -> Switch | None:
         """The oldest wish that nobody has answered."""
@@ -208,10 +210,13 @@ def set_build(connection: Connection, build_id: str, **values: object) -> None:
 
 
 def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
-    """Moves the pointer to the switch's build, or notes why not; the caller's transaction holds it together."""
+    """Moves the pointer to the switch's build, or notes why not, and says so in the run that wished for it; the
+    caller's transaction holds it together.
+    """
     values: dict[str, object] = {"finished_at": time.time(), "error": error}
+    wish = connection.execute(select(switches.c.build_id, switches.c.run_id).where(switches.c.id == switch_id)).one()
     if error is None:
-        build_id = connection.scalar(select(switches.c.build_id).where(switches.c.id == switch_id))
+        build_id = wish.build_id
         former = connection.scalar(select(live.c.build_id))
         if former is None:
             connection.execute(live.insert(), {"id": 1, "build_id": build_id})
@@ -223,6 +228,19 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
         values["former_build_id"] = former
     state = "done" if error is None else "refused"
     connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))
+    if wish.run_id is not None:
+        settle_run(connection, wish.run_id, error)
+
+
+def settle_run(connection: Connection, run_id: str, error: str | None) -> None:
+    """A run whose build went live is promoted; one whose build could not is rejected with the reason."""
+    reasons = connection.scalar(select(runs.c.reasons).where(runs.c.id == run_id)) or []
+    values: dict[str, object] = {"outcome": "promoted" if error is None else "rejected"}
+    if error is not None:
+        values["reasons"] = [*reasons, f"the switch was refused: {error}"]
+    connection.execute(runs.update().where(runs.c.id == run_id).values(values))
+    waiting = (runs.c.id == run_id) & (runs.c.state == "waiting")
+    connection.execute(runs.update().where(waiting).values(state="finished", finished_at=time.time()))
 
 
 def new_id(kind: str) -> str:

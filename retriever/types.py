@@ -124,6 +124,6 @@ class Build:
 
     id: str
     release_id: str
-    state: str  # building → ready → retired
+    state: str  # building → ready → retired, or rejected by an admin
     revision: int
     created_at: float

@@ -1,0 +1,103 @@
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from clickloop.retriever.vectors import VectorLog
+from hypothesis import given
+from hypothesis import strategies as st
+
+DIMENSION = 3
+RECORD = 8 + 8 + 4 * DIMENSION  # bytes
+Content = dict[int, tuple[int, list[float]]]  # key → revision, vector
+
+
+def append(log: VectorLog, records: list[tuple[int, int, list[float]]]) -> None:
+    log.append(
+        np.array([key for key, _, _ in records], dtype=np.int64),
+        np.array([revision for _, revision, _ in records], dtype=np.int64),
+        np.array([vector for _, _, vector in records], dtype=np.float32).reshape(-1, DIMENSION),
+    )
+
+
+def content(log: VectorLog) -> Content:
+    keys, revisions, vectors = log.load()
+    assert list(keys) == sorted(keys)
+    return {int(key): (int(revisions[i]), vectors[i].tolist()) for i, key in enumerate(keys)}
+
+
+def tear(path: Path, bytes_left: int) -> None:
+    """What a crash leaves: the first bytes of a record after the whole ones."""
+    whole = path.read_bytes() if path.exists() else b""
+    path.write_bytes(whole[: len(whole) // RECORD * RECORD] + b"\x07" * bytes_left)
+
+
+def test_a_log_that_was_never_written_is_empty(tmp_path: Path) -> None:
+    keys, revisions, vectors = VectorLog(tmp_path / "log", DIMENSION).load()
+    assert (len(keys), len(revisions), vectors.shape) == (0, 0, (0, DIMENSION))
+
+
+def test_the_newest_record_of_a_key_wins(tmp_path: Path) -> None:
+    log = VectorLog(tmp_path / "log", DIMENSION)
+    append(log, [(7, 1, [1, 0, 0]), (3, 2, [0, 1, 0])])
+    append(log, [(7, 3, [0, 0, 1])])
+    assert content(log) == {3: (2, [0, 1, 0]), 7: (3, [0, 0, 1])}
+
+
+def test_the_newest_record_wins_within_one_batch_too(tmp_path: Path) -> None:
+    log = VectorLog(tmp_path / "log", DIMENSION)
+    append(log, [(7, 1, [1, 0, 0]), (7, 2, [0, 1, 0])])
+    assert content(log) == {7: (2, [0, 1, 0])}
+
+
+def test_a_half_record_is_ignored_by_readers_and_dropped_by_the_next_writer(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = VectorLog(path, DIMENSION)
+    append(log, [(1, 1, [1, 0, 0])])
+    tear(path, RECORD - 1)
+    assert content(log) == {1: (1, [1, 0, 0])}
+    append(log, [(2, 2, [0, 1, 0])])
+    assert content(log) == {1: (1, [1, 0, 0]), 2: (2, [0, 1, 0])}
+    assert path.stat().st_size == 2 * RECORD
+
+
+def test_compacting_keeps_the_content_and_drops_what_was_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = VectorLog(path, DIMENSION)
+    for revision in range(1, 5):
+        append(log, [(1, revision, [revision, 0, 0]), (2, revision, [0, revision, 0])])
+    before = content(log)
+    log.compact()
+    assert content(log) == before
+    assert path.stat().st_size == 2 * RECORD
+
+
+def test_compacting_replaces_what_an_interrupted_compaction_left(tmp_path: Path) -> None:
+    log = VectorLog(tmp_path / "log.vectors", DIMENSION)
+    append(log, [(1, 1, [1, 0, 0])])
+    (tmp_path / "log.compact").write_bytes(b"\x07" * 3 * RECORD)
+    log.compact()
+    assert content(log) == {1: (1, [1, 0, 0])}
+
+
+vectors = st.lists(st.floats(-4, 4, width=32), min_size=DIMENSION, max_size=DIMENSION)
+records = st.tuples(st.integers(1, 5), st.integers(1, 2**60), vectors)
+steps = st.one_of(st.lists(records, max_size=6), st.integers(1, RECORD - 1), st.just("compact"))
+
+
+@given(st.lists(steps, max_size=12))
+def test_whatever_happens_the_log_holds_the_newest_of_every_key(
+    sequence: list[list[tuple[int, int, list[float]]] | int | str],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.vectors"
+        log = VectorLog(path, DIMENSION)
+        expected: Content = {}
+        for step in sequence:
+            if isinstance(step, list):
+                append(log, step)
+                expected |= {key: (revision, vector) for key, revision, vector in step}
+            elif isinstance(step, int):
+                tear(path, step)
+            else:
+                log.compact()
+            assert content(log) == expected

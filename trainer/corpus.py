@@ -1,0 +1,60 @@
+"""The documents of a night and their vectors under a release."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..retriever.documents import Documents
+from ..retriever.encoder import encode_documents, open_corpus_encoder
+from ..retriever.releases import Releases
+from ..retriever.types import Keys, Release, StoredDocument, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Every document that was alive at `revision`, by ascending key."""
+
+    revision: int
+    documents: Sequence[StoredDocument]
+    keys: Keys
+
+    @property
+    def revisions(self) -> Keys:
+        return np.array([stored.revision for stored in self.documents], dtype=np.int64)
+
+
+def read_corpus(documents: Documents) -> Corpus:
+    revision = documents.revision()
+    found = [stored for page in documents.snapshot(revision) for stored in page]
+    return Corpus(revision, found, np.array([stored.key for stored in found], dtype=np.int64))
+
+
+def corpus_vectors(
+    corpus: Corpus, release: Release, releases: Releases, progress: Callable[[float], None], *, keep: bool
+) -> Vectors:
+    """One row a document: the stored vectors where they are of the present revision; the others are encoded, and with
+    `keep` also stored, so that an interrupted night goes on where it was.
+    """
+    stored = releases.vectors(release)
+    keys, revisions, vectors = stored.load()
+    result = np.zeros((len(corpus.keys), release.dimension), dtype=np.float32)
+    wanted = corpus.revisions
+    place = np.searchsorted(keys, corpus.keys)
+    known = np.zeros(len(corpus.keys), dtype=bool)
+    if len(keys):
+        place = np.minimum(place, len(keys) - 1)
+        known = (keys[place] == corpus.keys) & (revisions[place] == wanted)
+        result[known] = vectors[place[known]]
+    # Like lengths together, so that little is spent on padding.
+    missing = sorted(np.flatnonzero(~known), key=lambda i: len(corpus.documents[i].document.text))
+    if not missing:
+        return result
+    encoder = open_corpus_encoder(releases.folder(release.id), release)
+    texts = [corpus.documents[i].document for i in missing]
+    for start, part in encode_documents(encoder, texts, lambda done: progress(done / len(missing))):
+        rows = np.array(missing[start : start + len(part)])
+        result[rows] = part
+        if keep:
+            stored.append(corpus.keys[rows], wanted[rows], part)
+    return result

@@ -1,0 +1,122 @@
+"""Fine-tuning the champion on triplets with the sentence-transformers trainer."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..retriever.encoder import has_bfloat16, load_model
+from .mine import Triplet
+from .recipe import FineTuning
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 1  # epochs without a better development loss
+MINI_BATCH = 16  # texts in memory at a time; does not change the result
+
+
+def finetune(
+    model_folder: Path,
+    training: Sequence[Triplet],
+    development: Sequence[Triplet],
+    work: Path,
+    dials: FineTuning,
+    *,
+    prompts: Mapping[str, str],
+    seed: int,
+    progress: Callable[[float], None],
+) -> tuple["SentenceTransformer", list[dict[str, float]]]:
+    """The tuned model and its training curve (epoch, loss or eval_loss a row).
+
+    Multiple-negatives ranking with cached gradients (Gao et al. 2021); keeps the epoch with the lowest development
+    loss. Resumes from the newest checkpoint in `work`.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.training_args import BatchSamplers
+    from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            progress(state.global_step / max(state.max_steps, 1))
+
+    torch.manual_seed(seed)
+    model = load_model(str(model_folder))
+    served_length = model.max_seq_length
+    model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
+    judged = len(development) > 1
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=dials.epochs,
+        per_device_train_batch_size=dials.batch_size,
+        per_device_eval_batch_size=dials.batch_size,
+        learning_rate=dials.learning_rate,
+        warmup_steps=0.1,
+        bf16=has_bfloat16(),
+        tf32=torch.cuda.is_available() or None,
+        use_cpu=not torch.cuda.is_available(),
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        prompts={
+            "query": prompts.get("query", ""),
+            "positive": prompts.get("document", ""),
+            "negative": prompts.get("document", ""),
+        },
+        eval_strategy="epoch" if judged else "no",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=judged,
+        metric_for_best_model="eval_loss" if judged else None,
+        greater_is_better=False,
+        logging_steps=5,
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+        dataloader_pin_memory=False,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_dataset(training),
+        eval_dataset=_dataset(development) if judged else None,
+        loss=CachedMultipleNegativesRankingLoss(model, scale=1 / dials.temperature, mini_batch_size=MINI_BATCH),
+        callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    model.max_seq_length = served_length
+    names: tuple[str, ...] = ("epoch", "loss", "eval_loss")
+    curve = [
+        {name: float(entry[name]) for name in names if name in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    ]
+    return model, curve
+
+
+def _dataset(triplets: Sequence[Triplet]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "query": [triplet.query for triplet in triplets],
+            "positive": [triplet.positive for triplet in triplets],
+            "negative": [triplet.negative for triplet in triplets],
+        }
+    )
+
+
+def _newest_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint: the trainer writes its state last. Older attempts at one are removed."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in reversed(found):
+        if (path / "trainer_state.json").exists():
+            log.info("resuming from %s", path.name)
+            return str(path)
+        shutil.rmtree(path)
+    return None

@@ -1,0 +1,119 @@
+"""From judgments to training data: positives that people liked, hard negatives that the champion confuses with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ..retriever.types import Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A query and a document that answers it, with the posterior relevance."""
+
+    query: str
+    document_id: str
+    relevance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    query: str
+    positive: str
+    negative: str
+
+
+def positives(judgments: pl.DataFrame, min_relevance: float) -> list[Pair]:
+    """Clicked pairs of at least this posterior relevance, in a fixed order."""
+    chosen = judgments.filter((pl.col("clicks") > 0) & (pl.col("relevance") >= min_relevance))
+    rows = chosen.sort("query", "document_id").select("query", "document_id", "relevance").rows()
+    return [Pair(*row) for row in rows]
+
+
+def ever_clicked(log: pl.DataFrame) -> dict[str, set[str]]:
+    """The documents that anybody ever clicked for a query: never its negatives."""
+    rows = log.filter(pl.col("clicked")).select("query", "document_id").unique().rows()
+    clicked: dict[str, set[str]] = {}
+    for query, document_id in rows:
+        clicked.setdefault(query, set()).add(document_id)
+    return clicked
+
+
+def triplets(
+    pairs: Sequence[Pair],
+    clicked: Mapping[str, set[str]],
+    texts: Mapping[str, str],
+    champion: "StoredVectors",
+    *,
+    relative_margin: float,
+    seed: int,
+) -> list[Triplet]:
+    """A hard negative for each pair: scored by the champion at least `relative_margin` below the positive, and never
+    clicked for the query. A pair that has none gets a random document. Pairs of documents without a text are left out.
+    """
+    from datasets import Dataset
+    from sentence_transformers.util import mine_hard_negatives
+
+    kept = [pair for pair in pairs if pair.document_id in texts]
+    if not kept:
+        return []
+    # What the miner knows as a positive of a query it never takes for a negative of it.
+    known = {(pair.query, pair.document_id) for pair in kept}
+    queries = {pair.query for pair in kept}
+    excluded = {(q, d) for q in queries for d in clicked.get(q, ()) if d in texts} | known
+    rows = sorted(excluded)
+    dataset = Dataset.from_dict({"query": [q for q, _ in rows], "positive": [texts[d] for _, d in rows]})
+    mined = mine_hard_negatives(
+        dataset,
+        champion,  # type: ignore[arg-type]
+        anchor_column_name="query",
+        positive_column_name="positive",
+        corpus=list(texts.values()),
+        relative_margin=relative_margin,
+        num_negatives=1,
+        sampling_strategy="top",
+        output_format="triplet",
+        use_faiss=False,
+        verbose=False,
+    )
+    negatives = {(row["query"], row["positive"]): row["negative"] for row in mined}
+    random = np.random.default_rng(seed)
+    pool = list(texts.values())
+    result = []
+    for pair in kept:
+        positive = texts[pair.document_id]
+        negative = negatives.get((pair.query, positive))
+        if negative is None:
+            forbidden = {texts[d] for d in clicked.get(pair.query, ()) if d in texts} | {positive}
+            choices = [
+                pool[i] for i in random.choice(len(pool), size=min(len(pool), len(forbidden) + 1), replace=False)
+            ]
+            negative = next((text for text in choices if text not in forbidden), None)
+        if negative is not None:
+            result.append(Triplet(pair.query, positive, negative))
+    return result
+
+
+class StoredVectors:
+    """Looks like a model to `mine_hard_negatives`, and answers with vectors that are already there."""
+
+    device = "cpu"
+
+    def __init__(self, texts: Sequence[str], vectors: Vectors, queries: Mapping[str, Vectors]) -> None:
+        self._row = {text: row for row, text in enumerate(texts)}
+        self._vectors = vectors
+        self._queries = queries
+
+    def encode_document(self, texts: Sequence[str], **_options: object) -> Vectors:
+        return self._vectors[[self._row[text] for text in texts]]
+
+    def encode_query(self, texts: Sequence[str], **_options: object) -> Vectors:
+        return np.stack([self._queries[text] for text in texts])
+
+    def similarity(self, queries: Any, documents: Any) -> Any:
+        import torch
+
+        return torch.as_tensor(queries) @ torch.as_tensor(documents).T

@@ -1,0 +1,53 @@
+"""The dials of a night. Everything that is not here is derived."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Dials(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mining(_Dials):
+    """From judgments to training pairs."""
+
+    min_pairs: int = Field(100, ge=10, description="fewer training pairs than this: the night is skipped")
+    min_relevance: float = Field(0.4, gt=0, lt=1, description="posterior relevance from which a pair is trained on")
+    relative_margin: float = Field(
+        0.05, ge=0, lt=1, description="a negative scores at least this share below its positive"
+    )
+    max_searches_per_person: int = Field(
+        500, ge=1, description="people with more searches than this are taken for robots and left out"
+    )
+
+
+class Split(_Dials):
+    """What judges was not trained on: shares of the query clusters and of the people."""
+
+    holdout: float = Field(0.35, gt=0, lt=1, description="share of query clusters that only judge candidates")
+    development: float = Field(0.1, gt=0, lt=0.5, description="share that chooses when to stop and whether to look")
+    judges: float = Field(0.4, gt=0, lt=1, description="share of the people whose clicks are never trained on")
+
+
+class FineTuning(_Dials):
+    epochs: int = Field(3, ge=1, le=50, description="passes over the training pairs, at most")
+    batch_size: int = Field(64, ge=2, description="pairs that are each other's negatives")
+    learning_rate: float = Field(5e-5, gt=0, description="peak of the linear schedule with 10 % warm-up")
+    temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
+    max_tokens: int = Field(96, ge=8, description="texts are cut to this length while training")
+
+
+class Promotion(_Dials):
+    mode: Literal["auto", "approve"] = Field("auto", description="approve: an admin confirms every switch")
+    min_effect: float = Field(0.005, ge=0, description="smallest estimated gain worth a switch")
+    min_queries: int = Field(50, ge=10, description="fewer judged query clusters than this are not enough evidence")
+    min_recall: float = Field(0.98, gt=0, le=1, description="recall@10 of the new index against exact search")
+
+
+class Recipe(_Dials):
+    mining: Mining = Mining()
+    split: Split = Split()
+    training: FineTuning = FineTuning()
+    promotion: Promotion = Promotion()
+    seed: int = Field(0, ge=0, description="of sampling and training")

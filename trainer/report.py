@@ -1,0 +1,76 @@
+"""What a night leaves behind for people: a folder with `report.json`, written for every run."""
+
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..retriever.releases import write_whole
+from .evaluate import DECIDES, Result
+from .gate import Decision
+from .runs import Run
+
+SHOWN = 15  # queries that got better, and as many that got worse
+PACKAGES = (
+    "clickloop",
+    "torch",
+    "sentence-transformers",
+    "transformers",
+    "onnxruntime",
+    "qdrant-edge-py",
+    "qdrant-client",
+    "ir-measures",
+    "numpy",
+    "polars",
+)
+
+
+def write_evidence(folder: Path, results: Sequence[Result], decision: Decision) -> None:
+    """What the gate saw: the queries that changed most, and the distribution of all differences."""
+    ordered = sorted(results, key=lambda result: result.delta)
+    content = {
+        "metric": DECIDES,
+        "decision": asdict(decision),
+        "deltas": [round(result.delta, 5) for result in ordered],
+        "better": [result.as_json() for result in ordered[::-1][:SHOWN] if result.delta > 0],
+        "worse": [result.as_json() for result in ordered[:SHOWN] if result.delta < 0],
+        "unchanged": sum(result.delta == 0 for result in ordered),
+    }
+    write_whole(folder / "evidence.json", _dump(content))
+
+
+def write(folder: Path, run: Run) -> None:
+    """The whole report; whatever the run did not reach is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"run": asdict(run), "written_at": time.time()}
+    for name in ("evidence", "curve"):
+        path = folder / f"{name}.json"
+        if path.exists():
+            content[name] = orjson.loads(path.read_bytes())
+    write_whole(folder / "report.json", _dump(content))
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The report as written, or None when the run has none yet."""
+    path = folder / "report.json"
+    return dict(orjson.loads(path.read_bytes())) if path.exists() else None
+
+
+def packages() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": sys.platform}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _dump(content: dict[str, Any]) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,190 @@
+"""Rows about nightly runs: what each is doing, what it decided, and what an admin then said."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, or_, select
+
+from ..retriever.database import Database
+from ..retriever.errors import Conflict, NotFound
+from ..retriever.releases import add_switch, new_id, set_build
+from ..retriever.schema import looks, runs
+from .gate import Decision
+from .snapshot import Bounds
+
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`state`: queued, running, waiting (for an admin) or finished. `details`: metrics, mining, timings, lineage."""
+
+    id: str
+    state: str
+    step: str
+    progress: float
+    outcome: str | None
+    reasons: list[str]
+    requested_by: str
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    attempts: int
+    log_seq: int | None
+    event_seq: int | None
+    build_id: str | None
+    details: dict[str, Any]
+
+
+class Runs:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def queue(self, requested_by: str) -> Run:
+        """Raises Conflict while another run is queued or running."""
+        row = {
+            "id": new_id("run"),
+            "state": "queued",
+            "step": "queued",
+            "progress": 0.0,
+            "reasons": [],
+            "requested_by": requested_by,
+            "created_at": time.time(),
+            "attempts": 0,
+            "details": {},
+        }
+        with self._database.write() as connection:
+            active = connection.scalar(select(runs.c.id).where(runs.c.state.in_(("queued", "running"))).limit(1))
+            if active is not None:
+                raise Conflict(f"run {active} is active; wait for its end before you start another")
+            connection.execute(runs.insert(), row)
+        return self.get(str(row["id"]))
+
+    def get(self, run_id: str) -> Run:
+        with self._database.read() as connection:
+            row = connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
+        if row is None:
+            raise NotFound("run", run_id)
+        return _run(row)
+
+    def list(self, limit: int = 50, cursor: str | None = None) -> tuple[list[Run], str | None]:
+        """The newest first, and the cursor of the next page when there is one."""
+        statement = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit + 1)
+        if cursor is not None:
+            last = self.get(cursor)
+            earlier = (runs.c.created_at == last.created_at) & (runs.c.id < last.id)
+            statement = statement.where(or_(runs.c.created_at < last.created_at, earlier))
+        with self._database.read() as connection:
+            found = [_run(row) for row in connection.execute(statement)]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+    def unfinished(self) -> Run | None:
+        """A run that was queued, or interrupted in the middle."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(runs).where(runs.c.state.in_(("queued", "running"))).order_by(runs.c.created_at).limit(1)
+            ).one_or_none()
+        return None if row is None else _run(row)
+
+    def start(self, run_id: str, now: Bounds) -> Run:
+        """Marks the run as running. The bounds of its log are those of its first start, also after a crash."""
+        with self._database.write() as connection:
+            values = {
+                "state": "running",
+                "step": "starting",
+                "started_at": func.coalesce(runs.c.started_at, time.time()),
+            }
+            bounds = {
+                "log_seq": func.coalesce(runs.c.log_seq, now.search),
+                "event_seq": func.coalesce(runs.c.event_seq, now.event),
+                "attempts": runs.c.attempts + 1,
+            }
+            connection.execute(runs.update().where(runs.c.id == run_id).values(**values, **bounds))
+        return self.get(run_id)
+
+    def update(self, run_id: str, **values: Any) -> None:
+        with self._database.write() as connection:
+            connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
+
+    def detail(self, run_id: str, **details: Mapping[str, Any]) -> None:
+        """Adds to the run's details."""
+        with self._database.write() as connection:
+            present = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
+            connection.execute(runs.update().where(runs.c.id == run_id).values(details={**present, **details}))
+
+    def finish(self, run_id: str, outcome: str, reasons: list[str]) -> None:
+        values = {"outcome": outcome, "reasons": reasons, "state": "finished", "step": "finished", "progress": 1.0}
+        self.update(run_id, **values, finished_at=time.time())
+
+    def looks_before(self, run_id: str) -> int:
+        """How many looks of the gate other runs took."""
+        with self._database.read() as connection:
+            counted = select(func.count()).select_from(looks).where(looks.c.run_id != run_id)
+            return int(connection.execute(counted).scalar_one())
+
+    def decided(self, run_id: str, decision: Decision) -> None:
+        """Writes the decision, and the look it spent, in one transaction; doing it again changes nothing."""
+        row = {
+            "k": decision.look,
+            "run_id": run_id,
+            "level": decision.level,
+            "p_value": decision.p_value,
+            "promoted": decision.outcome == "promoted",
+            "at": time.time(),
+        }
+        with self._database.write() as connection:
+            if decision.look:
+                connection.execute(self._database.insert(looks).on_conflict_do_nothing(index_elements=["run_id"]), row)
+            connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=list(decision.reasons)))
+
+    def wait_for_approval(self, run_id: str) -> None:
+        """The newest candidate takes the place of any other that waits."""
+        with self._database.write() as connection:
+            self._supersede(connection, run_id)
+            values = {"outcome": "awaiting_approval", "state": "waiting", "step": "waiting", "progress": 1.0}
+            connection.execute(runs.update().where(runs.c.id == run_id).values(values))
+
+    def supersede(self, run_id: str) -> None:
+        """Ends every other run that waits for an admin: this one came later."""
+        with self._database.write() as connection:
+            self._supersede(connection, run_id)
+
+    def approve(self, run_id: str, who: str) -> None:
+        """Asks the owner for the switch. Raises Conflict when the run does not wait, or no longer."""
+        with self._database.write() as connection:
+            run = self._waiting(connection, run_id)
+            add_switch(connection, str(run.build_id), "promotion", who, run_id)
+            approved = [*run.reasons, f"approved by {who}"]
+            connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=approved, step="switching"))
+
+    def reject(self, run_id: str, who: str) -> None:
+        with self._database.write() as connection:
+            run = self._waiting(connection, run_id)
+            self._end(connection, run, f"rejected by {who}")
+
+    def _supersede(self, connection: Connection, run_id: str) -> None:
+        others = select(runs).where(runs.c.state == "waiting", runs.c.id != run_id)
+        for row in connection.execute(others).all():
+            self._end(connection, _run(row), f"superseded by {run_id}")
+
+    def _waiting(self, connection: Connection, run_id: str) -> Run:
+        row = connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
+        if row is None:
+            raise NotFound("run", run_id)
+        run = _run(row)
+        if run.state != "waiting" or run.step == "switching":
+            ended = "its switch is under way" if run.step == "switching" else f"{run.state}, {run.outcome}"
+            raise Conflict(f"run {run_id} does not wait for an approval ({ended}): {'; '.join(run.reasons[-1:])}")
+        return run
+
+    def _end(self, connection: Connection, run: Run, reason: str) -> None:
+        values = {"outcome": "rejected", "state": "finished", "step": "finished", "finished_at": time.time()}
+        reasons = [*run.reasons, reason]
+        connection.execute(runs.update().where(runs.c.id == run.id).values(**values, reasons=reasons))
+        set_build(connection, str(run.build_id), state="rejected")
+
+
+def _run(row: Row[Any]) -> Run:
+    return Run(**row._mapping)

@@ -1,0 +1,119 @@
+"""The log as a night sees it: everything that had arrived when the night began, one row per shown result."""
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import polars as pl
+from sqlalchemy import func, select
+
+from ..retriever.database import Database
+from ..retriever.schema import events, searches, shown
+
+CLICKS = ("click", "add_to_cart", "purchase")  # later actions follow a click
+SCHEMA = {
+    "search": pl.Int64,
+    "query": pl.String,
+    "person": pl.String,
+    "document_id": pl.String,
+    "rank": pl.Int64,
+    "propensity": pl.Float64,
+    "clicked": pl.Boolean,
+}
+SMALL_WORDS = frozenset(
+    ("a", "an", "and", "for", "from", "how", "i", "in", "into", "is", "it", "my", "of", "on", "or", "the", "to", "with")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The newest search and event that belong to a run, in order of arrival."""
+
+    search: int
+    event: int
+
+
+def bounds_now(database: Database) -> Bounds:
+    with database.read() as connection:
+        newest = select(func.coalesce(func.max(searches.c.seq), 0), func.coalesce(func.max(events.c.seq), 0))
+        row = connection.execute(newest).one()
+    return Bounds(int(row[0]), int(row[1]))
+
+
+def read_log(database: Database, bounds: Bounds) -> pl.DataFrame:
+    """Impressions (`SCHEMA`) plus `cluster`, sorted by search and rank. `query` is normalised: what is asked again in
+    other case or spacing is the same query. A cluster holds its near-duplicates.
+
+    Events of unknown queries, of documents that were not shown, and with other actions than CLICKS do not appear.
+    """
+    impressions = (
+        select(
+            searches.c.seq.label("search"),
+            searches.c.query,
+            func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id).label(
+                "person"
+            ),
+            searches.c.query_id,
+            shown.c.document_id,
+            shown.c.rank,
+            shown.c.propensity,
+        )
+        .join(shown, shown.c.search_seq == searches.c.seq)
+        .where(searches.c.seq <= bounds.search)
+        .order_by(searches.c.seq, shown.c.rank)
+    )
+    clicks = (
+        select(events.c.query_id, events.c.document_id)
+        .where(events.c.seq <= bounds.event, events.c.action.in_(CLICKS))
+        .distinct()
+    )
+    with database.read() as connection:
+        seen = pl.read_database(impressions, connection, infer_schema_length=None)
+        clicked = pl.read_database(clicks, connection, infer_schema_length=None)
+    if seen.is_empty():
+        return pl.DataFrame(schema={**SCHEMA, "cluster": pl.String})
+    if clicked.is_empty():
+        joined = seen.with_columns(clicked=pl.lit(False))
+    else:
+        joined = seen.join(
+            clicked.with_columns(clicked=pl.lit(True)),
+            on=["query_id", "document_id"],
+            how="left",
+            maintain_order="left",
+        ).with_columns(pl.col("clicked").fill_null(False))
+    frame = joined.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+    texts = frame.select(pl.col("query").unique())
+    named = texts.with_columns(
+        normal=pl.Series([normalised(text) for text in texts["query"]]),
+        cluster=pl.Series([cluster_of(text) for text in texts["query"]]),
+    )
+    joined = frame.join(named, on="query", how="left", maintain_order="left")
+    return joined.with_columns(query=pl.col("normal")).drop("normal")
+
+
+def without_robots(log: pl.DataFrame, max_searches: int) -> tuple[pl.DataFrame, int]:
+    """The log of people with at most `max_searches` searches, and how many others there were."""
+    busy = log.group_by("person").agg(pl.col("search").n_unique()).filter(pl.col("search") > max_searches)
+    return log.join(busy, on="person", how="anti", maintain_order="left"), len(busy)
+
+
+def normalised(query: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", query).casefold().split())
+
+
+def cluster_of(query: str) -> str:
+    """The same text for queries that differ only in case, punctuation, order, plural s or small words."""
+    words = re.findall(r"\w+|[^\w\s]+", normalised(query))
+    kept = [_stem(word) for word in words if word[0].isalnum() and word not in SMALL_WORDS]
+    return " ".join(sorted(set(kept))) or " ".join(words)
+
+
+def fingerprint(log: pl.DataFrame) -> str:
+    """SHA-256 of the impressions and clicks, so that a report says which data a run saw."""
+    rows = log.select("search", "rank", "document_id", "clicked").hash_rows(seed=0)
+    return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
+
+
+def _stem(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
