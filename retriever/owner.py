@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from .types import Build, Release
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # how soon writes and wishes of other processes are seen
+PATIENCE_SECONDS = 3  # how long a start waits for the lock
 KEPT_BUILDS = 3  # the live one and those a rollback can go to
 
 
@@ -83,8 +85,9 @@ class Owner:
         self._releases.vectors(opened.release).compact()
         self._drop_old_builds()
 
-    def run(self) -> None:
-        """Starts acting on the database's wishes in a thread of its own."""
+    def open_and_run(self) -> None:
+        """Opens, then acts on the database's wishes in a thread of its own."""
+        self.open()
         self._thread = threading.Thread(target=self._loop, name="owner", daemon=True)
         self._thread.start()
 
@@ -259,10 +262,32 @@ class Owner:
         self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
 
 
+def await_switch(releases: Releases, number: int, make_owner: Callable[[], Owner]) -> Switch:
+    """The answered wish: by the owner, or, where there is none, by this process in its place."""
+    while (switch := releases.switch(number)).state == "requested":
+        owner = make_owner()
+        if not owner.acquire():
+            time.sleep(POLL_SECONDS)
+            continue
+        try:
+            owner.open()
+            while releases.switch(number).state == "requested":
+                owner.tick()
+        finally:
+            owner.close()
+    return switch
+
+
 def own_or_refuse(owner: Owner, lock: Lock, folder: Path) -> None:
-    """Raises InUse with the remedy when another process owns the embedded index."""
-    if not owner.acquire():
-        raise InUse(
-            f"the data folder {folder} is in use by {lock.holder()}: an embedded index opens in one process only. "
-            "Stop the other one, run a single worker (no `uvicorn --workers`), or set qdrant.url to share an index"
-        )
+    """Raises InUse with the remedy when another process owns the embedded index.
+
+    Waits a little first: a nightly run without a server owns it for the moment of its switch.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not owner.acquire():
+        if time.monotonic() > deadline:
+            raise InUse(
+                f"the data folder {folder} is in use by {lock.holder()}: an embedded index opens in one process only. "
+                "Stop the other one, run a single worker (no `uvicorn --workers`), or set qdrant.url to share an index"
+            )
+        time.sleep(POLL_SECONDS)

@@ -16,6 +16,18 @@ BATCH = 256
 GREEN_SECONDS = 600  # how long the server may take to index a new build
 
 
+def open_qdrant(url: str, api_key: str | None, prefix: str, payload_indexes: PayloadIndexes) -> "QdrantStore":
+    """Raises IndexFault when the server does not answer."""
+    client = QdrantClient(url=url, api_key=api_key, timeout=60)
+    try:
+        client.get_collections()
+    except Exception as error:
+        raise IndexFault(
+            f"qdrant.url: no Qdrant server answers at {url} ({error}); start it or correct the url"
+        ) from error
+    return QdrantStore(client, prefix, payload_indexes)
+
+
 class QdrantStore:
     """Collections named `<prefix><build>`, so that several services can share a server."""
 

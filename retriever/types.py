@@ -1,6 +1,6 @@
 """The vocabulary that everything else passes around. Times are seconds since the epoch, UTC."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,10 +81,21 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """The hits of one search, best first; events name its `query_id`."""
+
     query_id: str
     release: str
     took_ms: float
     hits: Sequence[Hit]
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, position: int) -> Hit:
+        return self.hits[position]
 
 
 @dataclass(frozen=True, slots=True)

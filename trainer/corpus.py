@@ -47,7 +47,8 @@ def corpus_vectors(
         known = (keys[place] == corpus.keys) & (revisions[place] == wanted)
         result[known] = vectors[place[known]]
     # Like lengths together, so that little is spent on padding.
-    missing = sorted(np.flatnonzero(~known), key=lambda i: len(corpus.documents[i].document.text))
+    missing: list[int] = np.flatnonzero(~known).tolist()
+    missing.sort(key=lambda i: len(corpus.documents[i].document.text))
     if not missing:
         return result
     encoder = open_corpus_encoder(releases.folder(release.id), release)

@@ -33,15 +33,6 @@ def positives(judgments: pl.DataFrame, min_relevance: float) -> list[Pair]:
     return [Pair(*row) for row in rows]
 
 
-def ever_clicked(log: pl.DataFrame) -> dict[str, set[str]]:
-    """The documents that anybody ever clicked for a query: never its negatives."""
-    rows = log.filter(pl.col("clicked")).select("query", "document_id").unique().rows()
-    clicked: dict[str, set[str]] = {}
-    for query, document_id in rows:
-        clicked.setdefault(query, set()).add(document_id)
-    return clicked
-
-
 def triplets(
     pairs: Sequence[Pair],
     clicked: Mapping[str, set[str]],

@@ -17,7 +17,7 @@ from ..retriever.errors import ClickLoopError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.owner import Owner
-from ..retriever.releases import Releases, new_id, write_whole
+from ..retriever.releases import Releases, write_whole
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Release, Vectors
 from . import report
@@ -26,11 +26,11 @@ from .corpus import Corpus, corpus_vectors, read_corpus
 from .evaluate import Result, compare, evidence, judged_queries, summary
 from .finetune import finetune
 from .gate import Decision, decide
-from .mine import Pair, StoredVectors, Triplet, ever_clicked, positives, triplets
+from .mine import Pair, StoredVectors, Triplet, positives, triplets
 from .promote import build_index, check_index, hand_over, mark_ready, query_vectors
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
-from .snapshot import Bounds, bounds_now, fingerprint, read_log, without_robots
+from .snapshot import Bounds, bounds_now, ever_clicked, fingerprint, read_log, without_robots
 from .split import Parts, split
 
 log = logging.getLogger(__name__)
@@ -124,12 +124,15 @@ class Night:
 
     def _learn_and_judge(self, run: Run, steps: "_Steps") -> None:
         """The stages of a night, in order."""
+        if run.build_id is not None and self._ready(run.build_id):
+            self._hand_over(run, run.build_id, steps)
+            return
         work = self._folder / run.id
         work.mkdir(parents=True, exist_ok=True)
-        champion_release = self._champion()
+        champion_release = self._champion(run)
 
         steps.begin("reading the log")
-        lessons = self._read(run)
+        lessons = self._read(run, champion_release)
         self._runs.detail(run.id, mining=lessons.counts, lineage=self._lineage(champion_release, lessons))
         self._check_enough(lessons)
 
@@ -163,20 +166,26 @@ class Night:
 
         if decision.outcome == "promoted":
             steps.begin("building the new index")
-            self._promote(run, decision, corpus, candidate, [result.query for result in holdout], steps)
+            self._promote(run, corpus, candidate, [result.query for result in holdout], steps)
         else:
             self._runs.finish(run.id, decision.outcome, list(decision.reasons))
 
-    def _champion(self) -> Release:
+    def _champion(self, run: Run) -> Release:
+        """What was live when the run began, also after a crash."""
+        known = run.details.get("lineage", {}).get("champion")
+        if known is not None and self._releases.whole(known):
+            return self._releases.get(known)
         live = self._releases.live()
         if live is None:
             raise Skipped("no build is live yet: add documents and let people search first")
         return self._releases.get(live.release_id)
 
-    def _read(self, run: Run) -> Lessons:
+    def _read(self, run: Run, champion: Release) -> Lessons:
+        """Lessons from the searches that the champion was not trained on. Those of nights without a promotion add up."""
         assert run.log_seq is not None
         assert run.event_seq is not None
-        everything = read_log(self._database, Bounds(run.log_seq, run.event_seq))
+        bounds = Bounds(run.log_seq, run.event_seq)
+        everything = read_log(self._database, bounds, after=champion.lineage.get("log_seq", 0))
         impressions, robots = without_robots(everything, self._recipe.mining.max_searches_per_person)
         parts = split(impressions, self._recipe.split)
         examination = estimate_examination(count_people(impressions))
@@ -193,7 +202,7 @@ class Night:
             "development_pairs": len(development),
             "examination": [round(float(x), 4) for x in examination.by_rank[:10]],
         }
-        clicked = ever_clicked(impressions)
+        clicked = ever_clicked(self._database, bounds)
         return Lessons(parts, examination, training, development, clicked, counts, fingerprint(everything))
 
     def _check_enough(self, lessons: Lessons) -> None:
@@ -265,23 +274,12 @@ class Night:
             results.append(compare(judged, first, second, ids))
         return results[0], results[1]
 
-    def _promote(
-        self,
-        run: Run,
-        decision: Decision,
-        corpus: Corpus,
-        candidate: Side,
-        queries: Sequence[str],
-        steps: "_Steps",
-    ) -> None:
-        """Builds, checks and hands over; or leaves the build ready for an admin to approve."""
-        build_id = run.build_id
-        if build_id is None or self._missing(build_id):
-            build_id = self._releases.add_build(candidate.release.id, build_id or new_id("build")).id
-            self._runs.update(run.id, build_id=build_id)
-        if self._releases.build(build_id).state == "building":
-            folder = self._releases.folder(candidate.release.id)
-            encode = open_encoder(folder, candidate.release).query
+    def _promote(self, run: Run, corpus: Corpus, candidate: Side, queries: Sequence[str], steps: "_Steps") -> None:
+        """Builds and checks the new index, then hands it over."""
+        folder = self._releases.folder(candidate.release.id)
+        encode = open_encoder(folder, candidate.release).query
+        build_id = self._releases.add_build(candidate.release.id).id
+        try:
             index = build_index(self._store, build_id, candidate.release, corpus, candidate.vectors, steps.progress)
             try:
                 probes = query_vectors(encode, queries, candidate.release.dimension)
@@ -289,9 +287,19 @@ class Night:
                 checks: dict[str, float] = check_index(index, corpus, candidate.vectors, probes, least)
             finally:
                 index.close()
-            cut = truncated(folder, candidate.release, [stored.document for stored in corpus.documents])
-            self._runs.detail(run.id, build={**checks, "documents": len(corpus.keys), "truncated": cut})
-            mark_ready(self._database, build_id, corpus.revision)
+        except Exception:
+            self._store.drop(build_id)
+            self._releases.forget_build(build_id)
+            raise
+        cut = truncated(folder, candidate.release, [stored.document for stored in corpus.documents])
+        self._runs.detail(run.id, build={**checks, "documents": len(corpus.keys), "truncated": cut})
+        self._runs.update(run.id, build_id=build_id)
+        mark_ready(self._database, build_id, corpus.revision)
+        self._hand_over(run, build_id, steps)
+
+    def _hand_over(self, run: Run, build_id: str, steps: "_Steps") -> None:
+        """To the owner, or first to an admin who has to approve."""
+        reasons = self._runs.get(run.id).reasons
         if self._recipe.promotion.mode == "approve":
             self._runs.wait_for_approval(run.id)
             return
@@ -299,12 +307,12 @@ class Night:
         refused = hand_over(self._releases, run.id, build_id, self._make_owner)
         if refused is None:
             self._runs.supersede(run.id)
-            self._runs.finish(run.id, "promoted", list(decision.reasons))
+            self._runs.finish(run.id, "promoted", reasons)
         else:
-            self._runs.finish(run.id, "rejected", [*decision.reasons, f"the switch was refused: {refused}"])
+            self._runs.finish(run.id, "rejected", [*reasons, f"the switch was refused: {refused}"])
 
-    def _missing(self, build_id: str) -> bool:
-        return all(build.id != build_id for build in self._releases.builds())
+    def _ready(self, build_id: str) -> bool:
+        return any(build.id == build_id and build.state != "building" for build in self._releases.builds())
 
     def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ import numpy as np
 from ..retriever.database import Database
 from ..retriever.errors import IndexFault
 from ..retriever.index import Index, IndexStore
-from ..retriever.owner import Owner
+from ..retriever.owner import Owner, await_switch
 from ..retriever.releases import Releases, set_build
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Release, Vectors
@@ -17,7 +17,6 @@ from .corpus import Corpus
 CHECKED_QUERIES = 200
 DEPTH = 10
 STEP = 512
-POLL_SECONDS = 0.1
 
 
 def build_index(
@@ -75,24 +74,10 @@ def mark_ready(database: Database, build_id: str, revision: int) -> None:
 
 
 def hand_over(releases: Releases, run_id: str, build_id: str, make_owner: Callable[[], Owner]) -> str | None:
-    """Asks the owner to switch and waits for the answer; where there is no owner, acts as one.
-
-    Returns None, or why the switch was refused.
-    """
+    """Asks the owner to switch and waits for the answer. Returns None, or why the switch was refused."""
     switch = releases.switch_of_run(run_id)
     number = switch.id if switch is not None else releases.request_switch(build_id, "promotion", run_id, run_id)
-    while (switch := releases.switch(number)).state == "requested":
-        owner = make_owner()
-        if not owner.acquire():
-            time.sleep(POLL_SECONDS)
-            continue
-        try:
-            owner.open()
-            while releases.switch(number).state == "requested":
-                owner.tick()
-        finally:
-            owner.close()
-    return switch.error
+    return await_switch(releases, number, make_owner).error
 
 
 def query_vectors(encode: Callable[[str], Vectors], queries: Sequence[str], dimension: int) -> Vectors:

@@ -69,7 +69,7 @@ class Runs:
             raise NotFound("run", run_id)
         return _run(row)
 
-    def list(self, limit: int = 50, cursor: str | None = None) -> tuple[list[Run], str | None]:
+    def page(self, limit: int = 50, cursor: str | None = None) -> tuple[list[Run], str | None]:
         """The newest first, and the cursor of the next page when there is one."""
         statement = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit + 1)
         if cursor is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 from sqlalchemy import func, select
 
-from ..retriever.database import Database
+from ..retriever.database import Database, highest
 from ..retriever.schema import events, searches, shown
 
 CLICKS = ("click", "add_to_cart", "purchase")  # later actions follow a click
@@ -36,14 +36,13 @@ class Bounds:
 
 def bounds_now(database: Database) -> Bounds:
     with database.read() as connection:
-        newest = select(func.coalesce(func.max(searches.c.seq), 0), func.coalesce(func.max(events.c.seq), 0))
-        row = connection.execute(newest).one()
-    return Bounds(int(row[0]), int(row[1]))
+        return Bounds(highest(connection, searches.c.seq), highest(connection, events.c.seq))
 
 
-def read_log(database: Database, bounds: Bounds) -> pl.DataFrame:
+def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame:
     """Impressions (`SCHEMA`) plus `cluster`, sorted by search and rank. `query` is normalised: what is asked again in
-    other case or spacing is the same query. A cluster holds its near-duplicates.
+    other case or spacing is the same query. A cluster holds its near-duplicates. Only searches later than number
+    `after` are read.
 
     Events of unknown queries, of documents that were not shown, and with other actions than CLICKS do not appear.
     """
@@ -60,7 +59,7 @@ def read_log(database: Database, bounds: Bounds) -> pl.DataFrame:
             shown.c.propensity,
         )
         .join(shown, shown.c.search_seq == searches.c.seq)
-        .where(searches.c.seq <= bounds.search)
+        .where(searches.c.seq > after, searches.c.seq <= bounds.search)
         .order_by(searches.c.seq, shown.c.rank)
     )
     clicks = (
@@ -90,6 +89,21 @@ def read_log(database: Database, bounds: Bounds) -> pl.DataFrame:
     )
     joined = frame.join(named, on="query", how="left", maintain_order="left")
     return joined.with_columns(query=pl.col("normal")).drop("normal")
+
+
+def ever_clicked(database: Database, bounds: Bounds) -> dict[str, set[str]]:
+    """The documents that anybody ever clicked for a query, in the whole history: never its negatives."""
+    clicks = (
+        select(searches.c.query, events.c.document_id)
+        .join(events, events.c.query_id == searches.c.query_id)
+        .where(events.c.seq <= bounds.event, events.c.action.in_(CLICKS))
+        .distinct()
+    )
+    clicked: dict[str, set[str]] = {}
+    with database.read() as connection:
+        for query, document_id in connection.execute(clicks):
+            clicked.setdefault(normalised(query), set()).add(document_id)
+    return clicked
 
 
 def without_robots(log: pl.DataFrame, max_searches: int) -> tuple[pl.DataFrame, int]:

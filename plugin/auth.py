@@ -1,0 +1,103 @@
+"""API keys: roles search < write < admin, each allowed what the ones before it are. Only hashes are stored."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fastapi import Request
+from sqlalchemy import select
+
+from ..retriever.database import Database
+from ..retriever.errors import InvalidInput, NotFound
+from ..retriever.schema import keys
+from .problems import Problem
+
+Role = Literal["search", "write", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
+PRESET = "preset"  # the id of the key that the settings name
+FIRST = "first"  # the id of the key that the first start makes
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    role: Role
+    created_at: float
+    revoked_at: float | None
+
+
+class Keys:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, role: str, key_id: str | None = None) -> tuple[str, str]:
+        """The id and the key itself, which is shown this once."""
+        if role not in ROLES:
+            raise InvalidInput("role", role, f"use one of {', '.join(ROLES)}")
+        secret = f"cl_{role}_{secrets.token_urlsafe(24)}"
+        return self._store(role, secret, key_id or secrets.token_hex(4)), secret
+
+    def list(self) -> list[Key]:
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(keys.c.id, keys.c.role, keys.c.created_at, keys.c.revoked_at).order_by(keys.c.created_at)
+            ).all()
+        return [Key(*row) for row in rows]
+
+    def revoke(self, key_id: str) -> None:
+        """Idempotent. Raises NotFound for an unknown id."""
+        with self._database.write() as connection:
+            known = connection.scalar(select(keys.c.id).where(keys.c.id == key_id))
+            if known is None:
+                raise NotFound("key", key_id)
+            revoked = keys.update().where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
+            connection.execute(revoked.values(revoked_at=time.time()))
+
+    def role(self, secret: str) -> Role | None:
+        """The role of a key that is valid now."""
+        with self._database.read() as connection:
+            return connection.scalar(
+                select(keys.c.role).where(keys.c.hash == _hash(secret), keys.c.revoked_at.is_(None))
+            )
+
+    def ensure_admin(self, preset: str | None) -> str | None:
+        """Makes the preset key valid; without one, and with no admin key there at all, makes one and returns it."""
+        if preset is not None:
+            with self._database.write() as connection:
+                connection.execute(keys.delete().where(keys.c.id == PRESET, keys.c.hash != _hash(preset)))
+            self._store("admin", preset, PRESET)
+            return None
+        with self._database.write() as connection:
+            connection.execute(keys.delete().where(keys.c.id == PRESET))
+        if any(key.role == "admin" and key.revoked_at is None for key in self.list()):
+            return None
+        return self.create("admin", None if any(key.id == FIRST for key in self.list()) else FIRST)[1]
+
+    def _store(self, role: str, secret: str, key_id: str) -> str:
+        row = {"id": key_id, "role": role, "hash": _hash(secret), "created_at": time.time()}
+        with self._database.write() as connection:
+            connection.execute(self._database.insert(keys).on_conflict_do_nothing(), row)
+        return key_id
+
+
+def require(keys: Keys, role: Role) -> Callable[[Request], None]:
+    """A dependency that lets a request pass whose key has at least this role: else 401 or 403."""
+
+    def check(request: Request) -> None:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        found = keys.role(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+        if found is None:
+            detail = "send a valid key as `Authorization: Bearer …`; `clickloop keys create` makes one"
+            raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
+        if ROLES.index(found) < ROLES.index(role):
+            raise Problem(403, f"this needs a key of role {role}; the one sent has role {found}")
+
+    return check
+
+
+def _hash(secret: str) -> str:
+    """Keys are long and random: a plain hash gives nothing away."""
+    return hashlib.sha256(secret.encode()).hexdigest()

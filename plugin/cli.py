@@ -1,0 +1,224 @@
+"""The command line. Libraries are loaded by the command that needs them, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .loop import ClickLoop
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Semantic search that learns from its own users.",
+)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys_app, name="keys")
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="holds all state; default: ./clickloop-data")]
+PROMOTED, FAILED, NOT_PROMOTED, ACTIVE = 0, 1, 3, 4
+
+
+def main() -> None:
+    """Turns our own errors into one line and exit status 1."""
+    from ..retriever.errors import ClickLoopError
+
+    try:
+        app()
+    except ClickLoopError as error:
+        print(f"clickloop: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        print("clickloop: interrupted; what was acknowledged is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    data_dir: DataDir = None,
+) -> None:
+    """API, admin pages and schedule."""
+    from .serve import serve as run
+
+    run(_loop(data_dir), host, port)
+
+
+@app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Schedule and nightly runs apart from the API."""
+    from .serve import work
+
+    work(_loop(data_dir))
+
+
+@app.command()
+def demo(
+    nights: Annotated[int, typer.Option(min=1, max=20, help="the last of two or more carries no information")] = 2,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="is emptied first")] = Path("clickloop-demo"),
+) -> None:
+    """The whole loop on the Python standard library's documentation, with simulated people."""
+    from .demo import demo as run
+
+    raise typer.Exit(run(nights, data_dir))
+
+
+@app.command()
+def ingest(
+    file: Annotated[str, typer.Argument(help="JSON lines, .gz too; - reads standard input")],
+    data_dir: DataDir = None,
+    wait: Annotated[bool, typer.Option(help="return when the documents can be found")] = True,
+) -> None:
+    """Adds documents: {"_id" or "id", "title", "text", …} a line. Other fields become the payload."""
+    from .ingest import ingest as run
+
+    raise typer.Exit(run(_loop(data_dir), file, wait))
+
+
+@app.command()
+def train(
+    json: Annotated[bool, typer.Option("--json", help="print the run as JSON")] = False, data_dir: DataDir = None
+) -> None:
+    """One nightly run now. Exit status: 0 promoted, 3 not promoted or waiting, 4 another run is active, 1 failed."""
+    import orjson
+
+    from ..trainer.nightly import Busy
+    from .progress import Steps
+    from .schemas import run_json
+
+    loop = _loop(data_dir)
+    try:
+        with Steps() as steps:
+            run = loop.run_night((loop.runs.unfinished() or loop.runs.queue("cli")).id, steps.show)
+    except Busy as error:
+        print(f"clickloop: {error}", file=sys.stderr)
+        raise typer.Exit(ACTIVE) from None
+    if json:
+        print(orjson.dumps(run_json(run), option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(f"{run.id}: {run.outcome}")
+        for reason in run.reasons:
+            print(f"  {reason}")
+    raise typer.Exit({"promoted": PROMOTED, "failed": FAILED}.get(run.outcome or "", NOT_PROMOTED))
+
+
+@app.command()
+def runs(limit: Annotated[int, typer.Option(min=1)] = 20, data_dir: DataDir = None) -> None:
+    """The newest nightly runs."""
+    found, more = _loop(data_dir).runs.page(limit)
+    for run in found:
+        print(f"{run.id}  {run.state:9}  {run.outcome or run.step:20}  {'; '.join(run.reasons[-1:])}")
+    if not found:
+        print("no run yet; `clickloop train` starts one")
+    if more:
+        print("… older ones: --limit")
+
+
+@app.command()
+def report(
+    run: str,
+    html: Annotated[Path | None, typer.Option(help="write the page to this file")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Why a run decided as it did."""
+    loop = _loop(data_dir)
+    found = loop.runs.get(run)
+    if html is not None:
+        html.write_text(loop.reports.html(found), encoding="utf-8")
+        print(html)
+        return
+    print(f"{found.id}: {found.outcome or found.state}")
+    for reason in found.reasons:
+        print(f"  {reason}")
+    metrics = found.details.get("metrics", {})
+    for name, value in metrics.get("champion", {}).items():
+        print(f"  {name:8} {value:.4f} → {metrics['candidate'][name]:.4f}  ({metrics['delta'][name]:+.4f})")
+    for name, value in found.details.get("mining", {}).items():
+        print(f"  {name.replace('_', ' ')}: {value}")
+
+
+@app.command()
+def approve(run: str, data_dir: DataDir = None) -> None:
+    """Makes the model of a run that waits for approval the live one."""
+    loop = _loop(data_dir)
+    loop.runs.approve(run, "cli")
+    switch = loop.releases.switch_of_run(run)
+    assert switch is not None
+    _await_switch(loop, switch.id)
+
+
+@app.command()
+def reject(run: str, data_dir: DataDir = None) -> None:
+    """Ends a run that waits for approval; the present model stays."""
+    _loop(data_dir).runs.reject(run, "cli")
+    print(f"{run}: rejected")
+
+
+@app.command()
+def releases(data_dir: DataDir = None) -> None:
+    """The models that were made, the newest first."""
+    from .routes import releases_json
+
+    for release in releases_json(_loop(data_dir).releases):
+        state = "live" if release["live"] else "kept" if release["can_roll_back_to"] else ""
+        print(f"{release['id']}  {state:4}  from {release['parent'] or release['lineage'].get('model')}")
+
+
+@app.command()
+def rollback(
+    release: Annotated[str | None, typer.Argument(help="default: the one that was live before")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Answers from a former release again, with all documents of today."""
+    loop = _loop(data_dir)
+    build = loop.releases.newest_build(release or loop.releases.former())
+    _await_switch(loop, loop.releases.request_switch(build.id, "rollback", "cli"))
+
+
+@keys_app.command("create")
+def keys_create(role: Annotated[str, typer.Option(help="search, write or admin")], data_dir: DataDir = None) -> None:
+    """Makes a key and prints it once."""
+    key_id, secret = _loop(data_dir).keys.create(role)
+    print(f"id: {key_id}", file=sys.stderr)
+    print(secret)
+
+
+@keys_app.command("list")
+def keys_list(data_dir: DataDir = None) -> None:
+    """All keys, without their secrets."""
+    for key in _loop(data_dir).keys.list():
+        print(f"{key.id}  {key.role:6}  {'revoked' if key.revoked_at else 'valid'}")
+
+
+@keys_app.command("revoke")
+def keys_revoke(key: str, data_dir: DataDir = None) -> None:
+    """A revoked key is refused from then on."""
+    _loop(data_dir).keys.revoke(key)
+    print(f"{key}: revoked")
+
+
+def _loop(data_dir: Path | None) -> "ClickLoop":
+    from .loop import ClickLoop
+    from .settings import read_settings
+
+    return ClickLoop(read_settings(data_dir=data_dir))
+
+
+def _await_switch(loop: "ClickLoop", number: int) -> None:
+    from ..retriever.errors import Conflict
+    from ..retriever.owner import await_switch
+
+    switch = await_switch(loop.releases, number, loop.make_owner)
+    if switch.state != "done":
+        raise Conflict(f"the switch was refused: {switch.error}")
+    print(f"live: {switch.build_id}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""`clickloop demo`: the whole loop on the Python standard library's documentation.
+
+The documents are real and so is every part of the service. The people are simulated.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ir_measures
+from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+from rich.console import Console
+from rich.table import Table
+
+from ..retriever.errors import ClickLoopError
+from ..retriever.types import Document
+from ..trainer.people import People
+from .ingest import index
+from .loop import ClickLoop
+from .progress import Steps
+from .settings import Settings
+from .stdlib import documents
+
+MARK = "demo.txt"  # tells a folder that the demo made
+SEARCHES = 6000  # in a night
+PER_PERSON = 3
+CLIENTS = 4
+MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10}
+Show = Callable[[str, float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query in a newcomer's words and the documents that answer it."""
+
+    text: str
+    right: frozenset[str]
+
+
+def questions(known: frozenset[str]) -> tuple[list[Question], list[Question]]:
+    """Those that people search, and those that nobody searches and that only measure.
+
+    A block of the file: the right documents, then the wordings, "?" before those that only measure. Documents that
+    this Python does not have are left out, and blocks without any.
+    """
+    searched: list[Question] = []
+    unseen: list[Question] = []
+    right: frozenset[str] = frozenset()
+    for line in (Path(__file__).parent / "demo_queries.txt").read_text(encoding="utf-8").splitlines():
+        if not line.strip() or line.startswith("# "):
+            continue
+        if not line.startswith(" "):
+            right = frozenset(line.split()) & known
+        elif right:
+            text = line.strip()
+            target = unseen if text.startswith("? ") else searched
+            target.append(Question(text.removeprefix("? "), right))
+    return searched, unseen
+
+
+def demo(nights: int, data_dir: Path) -> int:
+    """Exit status 0 when a model was promoted and the night without information was refused, otherwise 1."""
+    console = Console()
+    console.print("[bold]clickloop demo[/bold]: a search over the standard library that learns from its users.")
+    console.print("The service, its documents and its nights are real; [bold]the people are simulated[/bold].")
+    _empty(data_dir)
+    started = time.monotonic()
+    key = secrets.token_urlsafe(24)
+    found = documents()
+    searched, unseen = questions(frozenset(document["id"] for document in found))
+    console.print(
+        f"{len(found)} documents; {len(searched)} questions that people search, {len(unseen)} that only measure."
+    )
+    with Steps() as steps:
+        _ingest(data_dir, found, steps.show)
+    outcomes: list[str] = []
+    truth: list[dict[str, float]] = []
+    with _service(data_dir, key) as api, Steps() as steps:
+        truth.append(_measure(api, unseen, "measuring on unseen questions", steps.show))
+        for night in range(1, nights + 1):
+            senseless = nights > 1 and night == nights
+            people = People(seed=night)
+            _searching(api, people, searched, senseless, f"night {night}: people search", steps.show)
+            outcomes.append(_night(api, night, steps.show))
+            truth.append(_measure(api, unseen, f"night {night}: measuring", steps.show))
+    _table(console, outcomes, truth, nights)
+    gain = max(row["nDCG@10"] for row in truth) - truth[0]["nDCG@10"]
+    console.print(f"True nDCG@10 on questions nobody searched: {gain:+.3f}. {time.monotonic() - started:.0f} seconds.")
+    _reports(console, data_dir)
+    refused = nights == 1 or outcomes[-1] != "promoted"
+    if not refused:
+        console.print("[red]The night without information was promoted: that must not happen.[/red]")
+    if "promoted" not in outcomes:
+        console.print("[red]No model was promoted.[/red]")
+    return 0 if refused and "promoted" in outcomes else 1
+
+
+def _empty(data_dir: Path) -> None:
+    """Never deletes a folder that the demo did not make."""
+    if data_dir.exists() and any(data_dir.iterdir()) and not (data_dir / MARK).exists():
+        raise ClickLoopError(f"--data-dir: {str(data_dir)!r} is not a folder of an earlier demo; name another one")
+    shutil.rmtree(data_dir, ignore_errors=True)
+    data_dir.mkdir(parents=True)
+    (data_dir / MARK).write_text("made by `clickloop demo`, which empties this folder when it starts\n")
+
+
+def _ingest(data_dir: Path, found: Sequence[dict[str, str]], show: Show) -> None:
+    loop = ClickLoop(_settings(data_dir))
+    revision = loop.documents.put([Document(**document) for document in found])
+    index(loop, revision, show)
+    loop.close()
+
+
+def _settings(data_dir: Path) -> Settings:
+    return Settings(data_dir=data_dir, schedule={"enabled": False})  # type: ignore[arg-type]
+
+
+@contextmanager
+def _service(data_dir: Path, key: str) -> Iterator[httpx.Client]:
+    """`clickloop serve` as a process of its own, and a client of it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "CLICKLOOP_ADMIN_KEY": key, "CLICKLOOP_SCHEDULE__ENABLED": "false"}
+    log = (data_dir / "serve.log").open("wb")
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    limits = httpx.Limits(max_connections=CLIENTS)
+    headers = {"Authorization": f"Bearer {key}"}
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, limits=limits) as api:
+            while not _ready(api):
+                if server.poll() is not None:
+                    raise ClickLoopError(f"the service ended at its start; see {data_dir / 'serve.log'}")
+                time.sleep(0.2)
+            yield api
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+def _ready(api: httpx.Client) -> bool:
+    try:
+        return api.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _searching(
+    api: httpx.Client, people: People, searched: Sequence[Question], senseless: bool, step: str, show: Show
+) -> None:
+    """A day of searches and clicks over HTTP; a person clicks by what is right, or senselessly by rank alone."""
+    asked = people.queries(SEARCHES, len(searched))
+    done, started = 0, time.monotonic()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for first in range(0, SEARCHES, 100):
+            numbers = range(first, min(first + 100, SEARCHES))
+
+            def ask(number: int) -> Any:
+                body = {"query": searched[asked[number]].text, "client_id": f"{step}-{number // PER_PERSON}"}
+                return _checked(api.post("/v1/search", json=body))
+
+            events = []
+            for number, answer in zip(numbers, pool.map(ask, numbers), strict=True):
+                shown = [hit["id"] for hit in answer["hits"]]
+                right = searched[asked[number]].right
+                ranks = people.senseless_clicks(shown) if senseless else people.clicks(shown, right)
+                events += [
+                    {
+                        "query_id": answer["query_id"],
+                        "action": "click",
+                        "document_id": shown[rank - 1],
+                        "rank": rank,
+                        "client_id": f"{step}-{number // PER_PERSON}",
+                    }
+                    for rank in ranks
+                ]
+            _checked(api.post("/v1/events", json={"events": events}))
+            done += len(numbers)
+            show(step, done / SEARCHES, f"{done / (time.monotonic() - started):.0f} searches/s")
+
+
+def _night(api: httpx.Client, night: int, show: Show) -> str:
+    """Runs a night and returns its outcome."""
+    run_id = _checked(api.post("/v1/runs"))["id"]
+    while True:
+        run = _checked(api.get(f"/v1/runs/{run_id}"))
+        if run["state"] == "finished":
+            return str(run["decision"]["outcome"])
+        if run["state"] == "running":
+            show(f"night {night}: {run['step']}", run["progress"], "")
+        time.sleep(0.3)
+
+
+def _measure(api: httpx.Client, unseen: Sequence[Question], step: str, show: Show) -> dict[str, float]:
+    """True metrics of what the service answers to questions that nobody searched; not logged."""
+    qrels = [Qrel(str(i), right, 1) for i, question in enumerate(unseen) for right in question.right]
+    run = []
+    for i, question in enumerate(unseen):
+        answer = _checked(api.post("/v1/search", json={"query": question.text, "log": False}))
+        run += [ScoredDoc(str(i), hit["id"], -float(hit["rank"])) for hit in answer["hits"]]
+        show(step, (i + 1) / len(unseen), "")
+    values = ir_measures.calc_aggregate(list(MEASURES.values()), qrels, run)
+    return {name: float(values[measure]) for name, measure in MEASURES.items()}
+
+
+def _checked(response: httpx.Response) -> Any:
+    if response.status_code >= 400:
+        raise ClickLoopError(f"the service answered {response.status_code}: {response.text[:300]}")
+    return response.json()
+
+
+def _table(console: Console, outcomes: Sequence[str], truth: Sequence[dict[str, float]], nights: int) -> None:
+    table = Table(title="What the service answers to questions nobody searched (true, not estimated)")
+    table.add_column("after")
+    table.add_column("gate")
+    for name in MEASURES:
+        table.add_column(name, justify="right")
+    for number, row in enumerate(truth):
+        after = "ingest" if number == 0 else f"night {number}"
+        if number == nights > 1:
+            after += ", clicks without information"
+        outcome = "" if number == 0 else outcomes[number - 1].replace("_", " ")
+        table.add_row(after, outcome, *(f"{row[name]:.3f}" for name in MEASURES))
+    console.print(table)
+
+
+def _reports(console: Console, data_dir: Path) -> None:
+    """Writes the page of every run beside the data and says how to go on."""
+    loop = ClickLoop(_settings(data_dir))
+    for run in reversed(loop.runs.page(50)[0]):
+        path = data_dir / f"{run.id}.html"
+        path.write_text(loop.reports.html(run), encoding="utf-8")
+        console.print(f"Report: {path}", soft_wrap=True)
+    loop.close()
+    console.print(f"Go on: clickloop serve --data-dir {data_dir}", soft_wrap=True)

@@ -1,0 +1,28 @@
+"""The service's log: one JSON object a line on standard error. Queries and document texts never appear in it."""
+
+import logging
+import sys
+import traceback
+
+import orjson
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return orjson.dumps(line, default=str).decode()
+
+
+def log_json_lines() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("apscheduler", "httpx", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

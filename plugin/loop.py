@@ -1,0 +1,262 @@
+"""The composition root: every part is made here and handed to those that need it."""
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, Gauge
+from starlette.concurrency import run_in_threadpool
+
+from ..retriever.database import Database
+from ..retriever.documents import Documents
+from ..retriever.edge import EdgeStore
+from ..retriever.errors import ClickLoopError, WaitExceeded
+from ..retriever.follower import Follower
+from ..retriever.index import IndexStore
+from ..retriever.locks import Lock, open_lock
+from ..retriever.log import Accepted, SearchLog
+from ..retriever.model import find_model
+from ..retriever.owner import Owner, Paths, own_or_refuse
+from ..retriever.qdrant import open_qdrant
+from ..retriever.releases import Releases
+from ..retriever.search import Live, Searcher
+from ..retriever.types import Answer, Document, Event, Who
+from ..trainer.nightly import Night
+from ..trainer.runs import Run, Runs
+from .auth import Keys
+from .nights import Nights
+from .problems import ProblemRoute
+from .reports import Reports
+from .routes import document_routes, health_routes, page_routes, release_routes, run_routes, search_routes
+from .settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+
+class ClickLoop:
+    """The whole service. `start` opens the index and begins to follow the schedule, `close` ends both.
+
+        loop = ClickLoop(Settings(data_dir="search"))
+        app.include_router(loop.router(), prefix="/search")
+
+    Without HTTP, `with ClickLoop(settings) as loop: loop.search(…)`; the first search starts it where nobody did.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Opens the database. Raises SettingsError and DataFolderError."""
+        self.settings = settings if settings is not None else read_settings()
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.database = Database(self.settings.url(), self.settings.durability)
+        self.documents = Documents(self.database)
+        self.releases = Releases(self.database, self.settings.data_dir / "releases")
+        self.runs = Runs(self.database)
+        self.keys = Keys(self.database)
+        self.reports = Reports(self.settings.data_dir / "runs")
+        self.live = Live()
+        self.log = SearchLog(self.database)
+        self.searcher = Searcher(self.live, self.documents, self.log)
+        self.failure: ClickLoopError | None = None
+        self._store: IndexStore | None = None
+        self._nights = Nights(self.runs, self.settings)
+        self._registry = CollectorRegistry()
+        self._gauges()
+        self._owner: Owner | None = None
+        self._follower: Follower | None = None
+        self._opening: threading.Thread | None = None
+        self._started = False
+        self._start_lock = threading.Lock()
+
+    # Life
+
+    def start(self, *, nights: bool = True, on_failure: Callable[[], None] | None = None) -> None:
+        """Takes the index, or follows its owner where it is shared; returns before the first build is made.
+
+        Raises InUse when another process has the embedded index, ModelError when the model is missing. A failure that
+        shows only later is kept in `failure`, and `on_failure` is called.
+        """
+        with self._start_lock:
+            if self._started:
+                return
+            find_model(self.settings.model)
+            owner = self.make_owner()
+            if self._shared:
+                self._follower = Follower(owner, self.releases, self.store, self.live)
+                begin = self._follower.open
+            else:
+                own_or_refuse(owner, self._lock("owner"), self.settings.data_dir)
+                self._owner = owner
+                begin = owner.open_and_run
+            self._started = True
+            self._opening = threading.Thread(target=self._open, args=(begin, on_failure), name="opening", daemon=True)
+            self._opening.start()
+            if nights:
+                self._nights.open()
+
+    def close(self) -> None:
+        """Idempotent. What was acknowledged is on disk."""
+        with self._start_lock:
+            self._nights.close()
+            self.log.close()
+            if self._opening is not None:
+                self._opening.join()
+            for part in (self._owner, self._follower):
+                if part is not None:
+                    part.close()
+            self.database.close()
+            self._started = False
+
+    def __enter__(self) -> "ClickLoop":
+        self.start()
+        self.wait_until_ready()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wait_until_ready(self) -> None:
+        """Returns when a build is live. Raises what kept the first one from being made."""
+        while self.live.current() is None:
+            if self.failure is not None:
+                raise self.failure
+            time.sleep(0.02)
+
+    # Use
+
+    def search(
+        self, query: str, k: int = 10, filter: Mapping[str, Any] | None = None, who: Who | None = None, log: bool = True
+    ) -> Answer:
+        """The hits, best first; the answer's `query_id` names the search in events."""
+        if not self._started:
+            self.start()
+            self.wait_until_ready()
+        return self.searcher.search(query, k, filter, who, log)
+
+    def add_documents(self, documents: Sequence[Document], wait: bool = False) -> int:
+        """Returns the revision of the last; with `wait` when it can be found."""
+        revision = self.documents.put(documents)
+        self._written()
+        if wait:
+            self.wait_for(revision)
+        return revision
+
+    def delete_document(self, id_: str) -> int:
+        revision = self.documents.delete(id_)
+        self._written()
+        return revision
+
+    def add_events(self, events: Sequence[Event]) -> Accepted:
+        return self.log.add(events)
+
+    def wait_for(self, revision: int) -> None:
+        """Returns when the live build holds this revision. Raises WaitExceeded after `wait_seconds`."""
+        deadline = time.monotonic() + self.settings.wait_seconds
+        while (build := self.releases.live()) is None or build.revision < revision:
+            if time.monotonic() > deadline:
+                raise WaitExceeded(revision, self.settings.wait_seconds)
+            time.sleep(0.02)
+
+    def run_night(self, run_id: str, show: Callable[[str, float], None]) -> Run:
+        """One nightly run, in this process."""
+        return self.night().run(run_id, show)
+
+    # Parts
+
+    def router(self) -> APIRouter:
+        """All routes, with the lifespan that starts and closes the service."""
+
+        @asynccontextmanager
+        async def lifespan(_app: object) -> AsyncIterator[None]:
+            await run_in_threadpool(self.start)
+            try:
+                yield
+            finally:
+                await run_in_threadpool(self.close)
+
+        router = APIRouter(route_class=ProblemRoute, lifespan=lifespan)
+        for part in (
+            search_routes(self.searcher, self.log, self.keys, self._registry),
+            document_routes(self.documents, self.keys, self._written, self.wait_for),
+            run_routes(self.runs, self.reports, self.keys, self._nights.start),
+            release_routes(self.releases, self.keys, self._written),
+            page_routes(self.runs, self.reports, self.keys),
+            health_routes(self.missing, self._registry),
+        ):
+            router.include_router(part)
+        return router
+
+    def missing(self) -> list[str]:
+        """What keeps the service from answering."""
+        if self.failure is not None:
+            return [str(self.failure)]
+        return [] if self.live.current() is not None else ["the first build is being made"]
+
+    @property
+    def store(self) -> IndexStore:
+        """Opened on first use: most commands do not need it."""
+        if self._store is None:
+            qdrant = self.settings.qdrant
+            if qdrant.url is None:
+                self._store = EdgeStore(self.settings.data_dir / "builds", self.settings.payload_indexes)
+            else:
+                key = None if qdrant.api_key is None else qdrant.api_key.get_secret_value()
+                self._store = open_qdrant(qdrant.url, key, qdrant.prefix, self.settings.payload_indexes)
+        return self._store
+
+    def make_owner(self) -> Owner:
+        """Somebody who can own the index, once its lock is acquired."""
+        paths = Paths(self.settings.url(), self.releases_folder, self.settings.model, self.settings.max_tokens)
+        locks = (self._lock("owner"), self._lock("night"))
+        durable = self.settings.durability == "power"
+        return Owner(self.database, self.releases, self.store, self.live, locks, paths, durable)
+
+    def night(self) -> Night:
+        folder, recipe = self.settings.data_dir / "runs", self.settings.recipe
+        lock = self._lock("night")
+        return Night(self.database, self.releases, self.store, self.make_owner, lock, folder, recipe)
+
+    @property
+    def releases_folder(self) -> Any:
+        return self.settings.data_dir / "releases"
+
+    @property
+    def _shared(self) -> bool:
+        return self.settings.qdrant.url is not None
+
+    def _lock(self, name: str) -> Lock:
+        return open_lock(self.database, self.settings.data_dir / "locks", name)
+
+    def _open(self, begin: Callable[[], None], on_failure: Callable[[], None] | None) -> None:
+        try:
+            begin()
+        except ClickLoopError as error:
+            self.failure = error
+        except Exception as error:
+            log.exception("the index could not be opened")
+            self.failure = ClickLoopError(f"the index could not be opened: {error}")
+        if self.failure is not None:
+            log.error("%s", self.failure)
+            if on_failure is not None:
+                on_failure()
+
+    def _written(self) -> None:
+        if self._owner is not None:
+            self._owner.wake()
+        elif self._follower is not None:
+            self._follower.wake()
+
+    def _gauges(self) -> None:
+        revision = Gauge("clickloop_documents_revision", "Newest document revision", registry=self._registry)
+        revision.set_function(lambda: float(self.documents.revision()))
+        indexed = Gauge("clickloop_indexed_revision", "Revision the live build holds", registry=self._registry)
+        indexed.set_function(self._indexed)
+
+    def _indexed(self) -> float:
+        current = self.live.current()
+        return float(current.build.revision) if current is not None else -1.0

@@ -1,0 +1,121 @@
+"""Starting nightly runs in a child process, on a schedule or on demand: `python -m clickloop.plugin.nights RUN`."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from ..retriever.errors import Conflict
+from ..trainer.runs import Run, Runs
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+NICENESS = 10  # searches go first
+GRACE_SECONDS = 6 * 3600  # a start missed by less than this is made up for once
+
+
+class Nights:
+    """One child at a time; one that dies in the middle is started again and resumes, a bounded number of times."""
+
+    def __init__(self, runs: Runs, settings: Settings) -> None:
+        self._runs = runs
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._watcher: threading.Thread | None = None
+        self._closing = False
+        self._scheduler: BackgroundScheduler | None = None
+
+    def open(self) -> None:
+        """Resumes what was interrupted and begins to follow the schedule."""
+        if self._runs.unfinished() is not None:
+            self._watch()
+        schedule = self._settings.schedule
+        if schedule.enabled:
+            self._scheduler = BackgroundScheduler(timezone=schedule.timezone)
+            trigger = CronTrigger.from_crontab(schedule.cron, schedule.timezone)
+            self._scheduler.add_job(
+                self._on_schedule, trigger, coalesce=True, max_instances=1, misfire_grace_time=GRACE_SECONDS
+            )
+            self._scheduler.start()
+
+    def start(self, requested_by: str) -> Run:
+        """Raises Conflict while a run is active."""
+        run = self._runs.queue(requested_by)
+        self._watch()
+        return run
+
+    def close(self) -> None:
+        """Ends the child; its run goes on where it was at the next start."""
+        with self._lock:
+            self._closing = True
+            child = self._child
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=False)
+        if child is not None:
+            child.terminate()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _on_schedule(self) -> None:
+        try:
+            self.start("schedule")
+        except Conflict as error:
+            log.info("no nightly run was started: %s", error)
+
+    def _watch(self) -> None:
+        with self._lock:
+            if self._closing or (self._watcher is not None and self._watcher.is_alive()):
+                return
+            self._watcher = threading.Thread(target=self._run_unfinished, name="nights", daemon=True)
+            self._watcher.start()
+
+    def _run_unfinished(self) -> None:
+        """Starts a child for every run that is not finished, as long as one makes progress."""
+        while (run := self._runs.unfinished()) is not None:
+            with self._lock:
+                if self._closing:
+                    return
+                self._child = spawn(run.id, self._settings)
+            code = self._child.wait()
+            again = self._runs.get(run.id)
+            if code != 0 and again.attempts == run.attempts:
+                log.error("the nightly run %s cannot be started (exit status %d)", run.id, code)
+                return
+
+
+def spawn(run_id: str, settings: Settings) -> subprocess.Popen[bytes]:
+    """A new interpreter, never a fork; the settings travel through its standard input because of the secrets."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "clickloop.plugin.nights", run_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in the server's terminal is the server's to handle
+    )
+    assert child.stdin is not None
+    child.stdin.write(orjson.dumps(settings.for_child()))
+    child.stdin.close()
+    return child
+
+
+def main() -> int:
+    from .loop import ClickLoop
+
+    os.nice(NICENESS)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    values: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
+    loop = ClickLoop(Settings(**values))
+    show: Callable[[str, float], None] = lambda _step, _share: None  # noqa: E731
+    return 0 if loop.run_night(sys.argv[1], show).outcome != "failed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""SVG drawings for reports: text stays text, nothing is fetched, nothing runs."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, GAIN, LOSS, QUIET = "#1f2933", "#1b7f5c", "#b3402a", "#8a94a0"
+
+
+def training_curve(curve: Sequence[Mapping[str, float]]) -> Markup:
+    """Loss over epochs, of the training batches and of the development split."""
+
+    def draw(axes: "Axes") -> None:
+        for name, label, style in (("loss", "training", "-"), ("eval_loss", "development", "o-")):
+            points = [(row["epoch"], row[name]) for row in curve if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label, color=INK if name == "loss" else GAIN)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("loss")
+        axes.legend(frameon=False)
+
+    return _svg(draw, "training curve", (6, 2.6))
+
+
+def differences(deltas: Sequence[float], metric: str) -> Markup:
+    """Every judged query's change, sorted: losses left, gains right."""
+
+    def draw(axes: "Axes") -> None:
+        ordered = sorted(deltas)
+        colours = [LOSS if delta < 0 else GAIN for delta in ordered]
+        axes.bar(range(len(ordered)), ordered, color=colours, width=1.0)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_xlabel("judged queries, sorted")
+        axes.set_ylabel(f"change of {metric}")
+        axes.set_ylim(-1.05, 1.05)
+
+    return _svg(draw, f"change of {metric} per query", (6, 2.6))
+
+
+def interval(estimate: float, low: float, high: float, metric: str) -> Markup:
+    """The estimated change with its 95 % interval."""
+
+    def draw(axes: "Axes") -> None:
+        axes.axvline(0, color=QUIET, linewidth=0.8)
+        axes.plot([low, high], [0, 0], color=INK, linewidth=2)
+        axes.plot([estimate], [0], "o", color=GAIN if estimate > 0 else LOSS)
+        axes.set_yticks([])
+        axes.set_xlabel(f"change of {metric}, candidate minus champion, 95 % interval")
+
+    return _svg(draw, f"estimated change of {metric}", (6, 1.2))
+
+
+def _svg(draw: Callable[["Axes"], None], title: str, size: tuple[float, float]) -> Markup:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = out.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    # The numbers and labels come from us, never from queries or documents.
+    return Markup(drawing)

@@ -1,0 +1,125 @@
+"""Errors as RFC 9457 problem details, in a route class, because handlers do not travel with a router."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive
+
+from ..retriever.errors import (
+    ClickLoopError,
+    Conflict,
+    IndexFault,
+    InvalidInput,
+    ModelError,
+    NotFound,
+    NotReady,
+    WaitExceeded,
+)
+
+MAX_BODY = 8 * 1024 * 1024  # bytes
+
+
+class Problem(Exception):
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: object
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers, self.members = status, detail, headers, members
+
+    def response(self) -> Response:
+        body = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        return Response(
+            orjson.dumps(body, default=str), self.status, self.headers, media_type="application/problem+json"
+        )
+
+
+def problem_of(error: ClickLoopError) -> Problem:  # noqa: PLR0911
+    detail = str(error)
+    match error:
+        case InvalidInput():
+            return Problem(422, detail, errors=[{"name": error.name, "message": detail}])
+        case NotFound():
+            return Problem(404, detail)
+        case Conflict():
+            return Problem(409, detail)
+        case NotReady():
+            return Problem(503, detail, headers={"Retry-After": str(error.retry_after)})
+        case WaitExceeded():
+            return Problem(504, detail, revision=error.revision)
+        case IndexFault() | ModelError():
+            return Problem(503, detail, headers={"Retry-After": "30"})
+        case _:
+            return Problem(500, detail)
+
+
+class StrictRequest(Request):
+    """Reads at most MAX_BODY bytes, and JSON without NaN, Infinity or broken UTF-8."""
+
+    async def json(self) -> Any:
+        return orjson.loads(await self.body())
+
+
+class ProblemRoute(APIRoute):
+    """Every error of its endpoint becomes a problem; others than our own stay 500s of the host."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        inner = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                strict = StrictRequest(request.scope, _limited(request))
+                return await inner(strict)
+            except Problem as problem:
+                return problem.response()
+            except ClickLoopError as error:
+                return problem_of(error).response()
+            except RequestValidationError as error:
+                return _invalid(error).response()
+            except HTTPException as error:
+                return Problem(error.status_code, str(error.detail), headers=error.headers).response()
+
+        return handler
+
+
+def _limited(request: Request) -> Receive:
+    too_large = Problem(413, f"the body is larger than {MAX_BODY} bytes; send it in parts")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > MAX_BODY:
+        raise too_large
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY:
+            raise too_large
+        return message
+
+    return receive
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    errors = [_named(item) for item in error.errors()]
+    detail = "; ".join(f"{item['name']}: {item['message']}" for item in errors[:5])
+    return Problem(422, detail, errors=errors)
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, str]:
+    if item["type"] == "json_invalid":
+        return {"name": "body", "message": f"not JSON ({item.get('ctx', {}).get('error', 'broken')})"}
+    name = ".".join(str(part) for part in item["loc"][1:]) or "body"
+    if item["type"] in ("missing", "extra_forbidden"):
+        return {"name": name, "message": item["msg"]}
+    return {"name": name, "message": f"{repr(item.get('input'))[:80]} cannot be used: {item['msg']}"}

@@ -1,0 +1,126 @@
+"""All settings: `clickloop.toml`, overridden by CLICKLOOP_* variables (`__` for nesting), read once at the edge."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from ..retriever.errors import ClickLoopError
+from ..trainer.recipe import FineTuning, Mining, Promotion, Recipe, Split
+
+
+class SettingsError(ClickLoopError):
+    """A setting is wrong; the message names each with its value."""
+
+
+class Qdrant(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    url: str | None = Field(None, description="a Qdrant server; without one the index is embedded")
+    api_key: SecretStr | None = Field(None, description="of the Qdrant server")
+    prefix: str = Field("clickloop-", description="begins the name of every collection")
+
+
+class Schedule(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    enabled: bool = Field(True, description="whether this process starts nightly runs")
+    cron: str = Field("30 2 * * *", description="minute, hour, day, month, weekday")
+    timezone: str = Field("UTC", description="elsewhere 02:30 can come never or twice when clocks change")
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        from apscheduler.triggers.cron import CronTrigger
+
+        CronTrigger.from_crontab(value)
+        return value
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="CLICKLOOP_",
+        env_nested_delimiter="__",
+        toml_file="clickloop.toml",
+        frozen=True,
+        extra="forbid",
+    )
+
+    data_dir: Path = Field(Path("clickloop-data"), description="holds all state of the embedded default")
+    database_url: SecretStr | None = Field(None, description="PostgreSQL; without one SQLite in the data folder")
+    durability: Literal["process", "power"] = Field(
+        "process", description="what acknowledged data survives: the death of any process, or a power cut too"
+    )
+    model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="of the first release: a folder or a name on the hub"
+    )
+    max_tokens: int | None = Field(None, ge=8, description="texts are cut to this length; default: the model's own")
+    admin_key: SecretStr | None = Field(None, description="presets the admin key; without it the first start makes one")
+    payload_indexes: dict[str, Literal["keyword", "integer", "float", "bool", "datetime"]] = Field(
+        default_factory=dict, description="payload fields that filters often use, with their type"
+    )
+    wait_seconds: float = Field(30, gt=0, description="how long a write with `wait` waits before it answers 504")
+    qdrant: Qdrant = Qdrant()
+    schedule: Schedule = Schedule()
+    mining: Mining = Mining()
+    split: Split = Split()
+    training: FineTuning = FineTuning()
+    promotion: Promotion = Promotion()
+    seed: int = Field(0, ge=0, description="of sampling and training")
+
+    @field_validator("admin_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 12:
+            raise ValueError("use at least 12 characters")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(
+            mining=self.mining, split=self.split, training=self.training, promotion=self.promotion, seed=self.seed
+        )
+
+    def url(self) -> str:
+        """Of the database."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'clickloop.db').resolve()}"
+
+    def for_child(self) -> dict[str, Any]:
+        """Everything a nightly run needs, secrets included: for a pipe, never for an argument or a file."""
+        values = self.model_dump(mode="json", exclude={"admin_key"})
+        values["data_dir"] = str(self.data_dir.resolve())
+        if self.database_url is not None:
+            values["database_url"] = self.database_url.get_secret_value()
+        if self.qdrant.api_key is not None:
+            values["qdrant"]["api_key"] = self.qdrant.api_key.get_secret_value()
+        return values
+
+
+def read_settings(**given: Any) -> Settings:
+    """Raises SettingsError that names every wrong setting, its value and what is expected."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc'])} = {_shown(item)}: {item['msg']}" for item in error.errors()
+        ]
+        raise SettingsError("settings: " + "; ".join(problems)) from None
+    except ValueError as error:  # a broken clickloop.toml
+        raise SettingsError(f"settings: clickloop.toml cannot be read: {error}") from None
+
+
+def _shown(item: Any) -> str:
+    secret = any(part in ("admin_key", "api_key", "database_url") for part in item["loc"])
+    return "(hidden)" if secret else repr(item.get("input"))[:80]

@@ -1,0 +1,65 @@
+"""A process that answers from a shared index which another one owns, and takes over when that one is gone."""
+
+import logging
+import threading
+
+from .encoder import open_encoder
+from .index import IndexStore
+from .owner import Owner
+from .releases import Releases
+from .search import Live, OpenBuild
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+
+
+class Follower:
+    """Looks at the pointer twice a second; tries as often to become the owner."""
+
+    def __init__(self, owner: Owner, releases: Releases, store: IndexStore, live: Live) -> None:
+        self._owner = owner
+        self._releases = releases
+        self._store = store
+        self._live = live
+        self._stop = threading.Event()
+        self._owns = False
+        self._thread = threading.Thread(target=self._loop, name="follower", daemon=True)
+
+    def open(self) -> None:
+        """Returns once the pointer was looked at. Raises as Owner.open does when this process is the owner."""
+        self._look()
+        self._thread.start()
+
+    def wake(self) -> None:
+        if self._owns:
+            self._owner.wake()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._owns:
+            self._owner.close()
+        else:
+            self._live.close()
+
+    def _loop(self) -> None:
+        while not self._owns and not self._stop.wait(POLL_SECONDS):
+            try:
+                self._look()
+            except Exception:
+                log.exception("the live build could not be followed; trying again")
+
+    def _look(self) -> None:
+        if self._owner.acquire():
+            self._owns = True
+            self._owner.open_and_run()
+            return
+        build = self._releases.live()
+        current = self._live.current()
+        if build is None or (current is not None and current.build.id == build.id):
+            return
+        release = self._releases.get(build.release_id)
+        encoder = open_encoder(self._releases.folder(release.id), release)
+        self._live.install(OpenBuild(build, release, encoder, self._store.open(build.id)))
