@@ -29,7 +29,7 @@ from ..trainer.people import People
 from .ingest import index
 from .loop import ClickLoop
 from .progress import Steps
-from .settings import Settings
+from .settings import Schedule, Settings
 from .stdlib import documents
 
 MARK = "demo.txt"  # tells a folder that the demo made
@@ -117,13 +117,13 @@ def _empty(data_dir: Path) -> None:
 
 def _ingest(data_dir: Path, found: Sequence[dict[str, str]], show: Show) -> None:
     loop = ClickLoop(_settings(data_dir))
-    revision = loop.documents.put([Document(**document) for document in found])
+    revision = loop.documents.put([Document(item["id"], item["title"], item["text"]) for item in found])
     index(loop, revision, show)
     loop.close()
 
 
 def _settings(data_dir: Path) -> Settings:
-    return Settings(data_dir=data_dir, schedule={"enabled": False})  # type: ignore[arg-type]
+    return Settings(data_dir=data_dir, schedule=Schedule(enabled=False))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from ..retriever.database import Database
 from ..retriever.documents import Documents
 from ..retriever.edge import EdgeStore
-from ..retriever.errors import ClickLoopError, WaitExceeded
+from ..retriever.errors import ClickLoopError, DataFolderError, WaitExceeded
 from ..retriever.follower import Follower
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock, open_lock
@@ -50,7 +51,7 @@ class ClickLoop:
     def __init__(self, settings: Settings | None = None) -> None:
         """Opens the database. Raises SettingsError and DataFolderError."""
         self.settings = settings if settings is not None else read_settings()
-        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.settings.data_dir)
         self.database = Database(self.settings.url(), self.settings.durability)
         self.documents = Documents(self.database)
         self.releases = Releases(self.database, self.settings.data_dir / "releases")
@@ -211,7 +212,8 @@ class ClickLoop:
 
     def make_owner(self) -> Owner:
         """Somebody who can own the index, once its lock is acquired."""
-        paths = Paths(self.settings.url(), self.releases_folder, self.settings.model, self.settings.max_tokens)
+        folder = self.settings.data_dir / "releases"
+        paths = Paths(self.settings.url(), folder, self.settings.model, self.settings.max_tokens)
         locks = (self._lock("owner"), self._lock("night"))
         durable = self.settings.durability == "power"
         return Owner(self.database, self.releases, self.store, self.live, locks, paths, durable)
@@ -220,10 +222,6 @@ class ClickLoop:
         folder, recipe = self.settings.data_dir / "runs", self.settings.recipe
         lock = self._lock("night")
         return Night(self.database, self.releases, self.store, self.make_owner, lock, folder, recipe)
-
-    @property
-    def releases_folder(self) -> Any:
-        return self.settings.data_dir / "releases"
 
     @property
     def _shared(self) -> bool:
@@ -260,3 +258,12 @@ class ClickLoop:
     def _indexed(self) -> float:
         current = self.live.current()
         return float(current.build.revision) if current is not None else -1.0
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataFolderError(
+            f"data_dir: the folder {str(folder)!r} cannot be made ({error.strerror}); name one that can be written"
+        ) from None

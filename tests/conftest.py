@@ -84,7 +84,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ends = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", model_max_length=32, **roles)
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, mask_token="[MASK]", model_max_length=32, **roles
+    )
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,

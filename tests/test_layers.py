@@ -22,6 +22,7 @@ ONLY_IN = {
 }
 HEAVY = {"torch", "sentence_transformers", "transformers", "datasets"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+READS = tuple(f"os.{name}" for name in sorted(ENVIRONMENT))
 IMPORT_ALL = """
 import importlib, sys
 import clickloop.plugin
@@ -49,6 +50,8 @@ def faults(tree: ast.Module, place: Path) -> Iterator[tuple[int, str]]:
     heavy_allowed = layer == "trainer" or place.as_posix() == "retriever/encoder.py"
     for_types = {id(inner) for block in ast.walk(tree) if type_checking(block) for inner in ast.walk(block)}
     for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute):
+            continue
         for module in imported(node, place):
             top, *rest = module.split(".")
             if top == "clickloop" and rest and rest[0] in MAY_IMPORT and rest[0] not in MAY_IMPORT[layer]:
@@ -59,7 +62,7 @@ def faults(tree: ast.Module, place: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{place.stem} imports {module}"
             if layer != "plugin" and top == "os" and rest and rest[0] in ENVIRONMENT:
                 yield node.lineno, f"{layer} uses {module}"
-        if layer != "plugin" and isinstance(node, ast.Attribute) and node.attr in ENVIRONMENT:
+        if layer != "plugin" and isinstance(node, ast.Attribute) and ast.unparse(node).startswith(READS):
             yield node.lineno, f"{layer} uses {ast.unparse(node)}"
 
 

@@ -49,7 +49,7 @@ def estimate_examination(counts: pl.DataFrame) -> Examination:
     ranks = int(counts["rank"].max() or 1)  # type: ignore[arg-type]
     prior = 1.0 / np.arange(1, ranks + 1)
     rank, views, clicks = _columns(counts)
-    pair = counts.select(pl.struct("query", "document_id").rank("dense")).to_series().to_numpy() - 1
+    pair = _pair(counts)
     mean = float(np.clip(clicks.sum() / max((views * prior[rank]).sum(), 1.0), 0.02, 0.5))
     examination, relevance = prior.copy(), np.full(int(pair.max(initial=-1)) + 1, mean)
     for _ in range(ROUNDS):
@@ -76,10 +76,8 @@ def judge(counts: pl.DataFrame, examination: Examination) -> pl.DataFrame:
     """
     rank, views, clicks = _columns(counts)
     looks = examination.by_rank[np.minimum(rank, len(examination.by_rank) - 1)]
-    keys = counts.select("query", "document_id").with_columns(
-        pair=pl.struct("query", "document_id").rank("dense").cast(pl.Int64) - 1
-    )
-    pair = keys["pair"].to_numpy()
+    pair = _pair(counts)
+    keys = counts.select("query", "document_id").with_columns(pair=pair)
     a, b = PRIOR_STRENGTH * examination.mean_relevance, PRIOR_STRENGTH * (1 - examination.mean_relevance)
     total_clicks, total_views = np.bincount(pair, clicks), np.bincount(pair, views)
     relevance = np.full(len(total_clicks), examination.mean_relevance)
@@ -113,6 +111,12 @@ def _expect(looks: Floats, relevance: Floats) -> tuple[Floats, Floats]:
     """For a result that was not clicked: the probabilities that it was examined, and that it is relevant."""
     no_click = 1 - looks * relevance
     return looks * (1 - relevance) / no_click, relevance * (1 - looks) / no_click
+
+
+def _pair(counts: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """The number of each row's (query, document), counted in their order."""
+    numbers = counts.select(pl.struct("query", "document_id").rank("dense").cast(pl.Int64) - 1)
+    return numbers.to_series().to_numpy().astype(np.int64)
 
 
 def _columns(counts: pl.DataFrame) -> tuple[npt.NDArray[np.int64], Floats, Floats]:

@@ -181,7 +181,7 @@ class Night:
         return self._releases.get(live.release_id)
 
     def _read(self, run: Run, champion: Release) -> Lessons:
-        """Lessons from the searches that the champion was not trained on. Those of nights without a promotion add up."""
+        """From the searches that the champion was not trained on; those of nights without a promotion add up."""
         assert run.log_seq is not None
         assert run.event_seq is not None
         bounds = Bounds(run.log_seq, run.event_seq)

@@ -61,6 +61,8 @@ def test_each_clause_keeps_its_own_conditions() -> None:
         pytest.param({"must": [{"key": "a", "range": {"gt": NAN}}]}, "filter.must[0]", id="bound is NaN"),
         pytest.param({"year": {"gte": NAN}}, "filter.year", id="short: bound is NaN"),
         pytest.param({"year": {"lte": float("inf")}}, "filter.year", id="short: bound is infinite"),
+        pytest.param({"year": {"gt": 1, "gte": 2}}, "filter.year", id="short: two lower bounds"),
+        pytest.param({"year": {"lt": 1, "lte": 2}}, "filter.year", id="short: two upper bounds"),
         pytest.param({"year": {"lte": 10**400}}, "filter.year", id="short: bound beyond all floats"),
         pytest.param({"year": {"gte": 1, "lt": "2026-01-01"}}, "filter.year", id="short: number and date mixed"),
         pytest.param({"year": {"from": {"gte": 1}}}, "filter.year", id="short: nested object"),

@@ -59,7 +59,8 @@ def index(store: IndexStore) -> Iterator[Index]:
 
 def unit(count: int, dimension: int = DIMENSION, seed: int = 1) -> Vectors:
     vectors = np.random.default_rng(seed).normal(size=(count, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    scaled: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
 
 
 def same(count: int) -> Vectors:
@@ -276,11 +277,16 @@ def condition_holds(condition: dict[str, Any], payload: Payload) -> bool:
     return not hit if form == "except" else hit
 
 
+def spelled_out(key: str, short: Any) -> dict[str, Any]:
+    """The condition that a field of the short form stands for."""
+    if isinstance(short, dict):
+        return {"key": key, "range": short}
+    return {"key": key, "match": {"any": short if isinstance(short, list) else [short]}}
+
+
 def filter_holds(wanted: dict[str, Any], payload: Payload) -> bool:
     if not set(wanted) <= {"must", "should", "must_not"}:
-        forms = {dict: lambda x: {"range": x}, list: lambda x: {"match": {"any": x}}}
-        short = [{"key": key} | forms.get(type(x), lambda x: {"match": {"value": x}})(x) for key, x in wanted.items()]
-        return all(condition_holds(condition, payload) for condition in short)
+        return all(condition_holds(spelled_out(key, short), payload) for key, short in wanted.items())
     should = wanted.get("should", [])
     return (
         all(condition_holds(condition, payload) for condition in wanted.get("must", []))
@@ -294,7 +300,9 @@ def expected(wanted: dict[str, Any]) -> list[int]:
 
 
 def ranges(bounds: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.dictionaries(st.sampled_from(sorted(COMPARE)), bounds, min_size=1, max_size=2)
+    lower = st.dictionaries(st.sampled_from(["gt", "gte"]), bounds, max_size=1)
+    upper = st.dictionaries(st.sampled_from(["lt", "lte"]), bounds, max_size=1)
+    return st.tuples(lower, upper).filter(any).map(lambda pair: pair[0] | pair[1])
 
 
 RANGES = {
