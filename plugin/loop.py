@@ -1,6 +1,7 @@
 """The composition root: every part is made here and handed to those that need it."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -165,6 +166,7 @@ class ClickLoop:
 
     def run_night(self, run_id: str, show: Callable[[str, float], None]) -> Run:
         """One nightly run, in this process."""
+        os.environ["TQDM_DISABLE"] = "1"  # the steps are shown by `show`
         return self.night().run(run_id, show)
 
     # Parts

@@ -1,5 +1,8 @@
 """The one place where all processes meet: SQLite in the data folder, or PostgreSQL."""
 
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,15 +12,17 @@ import orjson
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from .errors import DataFolderError
-from .schema import counters, metadata
+from .schema import counters
 
 BUSY_SECONDS = 30  # how long a SQLite writer waits for another one
+MIGRATION_LOCK = 0x636C6F6F70  # PostgreSQL's advisory lock for one migration at a time
+_MIGRATING = threading.Lock()
 
 
 class Database:
@@ -30,7 +35,11 @@ class Database:
         """
         self.engine = _engine(url, durability)
         self.dialect = self.engine.dialect.name
-        self._migrate(url)
+        try:
+            self._migrate(url)
+        except BaseException:
+            self.engine.dispose()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -54,7 +63,10 @@ class Database:
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         where = make_url(url).render_as_string(hide_password=True)
         try:
-            with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            # Alembic keeps its context in module globals.
+            with _MIGRATING, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+                if self.dialect == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as error:
@@ -109,7 +121,7 @@ def _engine(url: str, durability: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -122,4 +134,14 @@ def _engine(url: str, durability: str) -> Engine:
     return engine
 
 
-__all__ = ["Database", "highest", "hold_documents", "metadata", "newest_revision", "next_revisions"]
+def _write_ahead(connection: Any) -> None:
+    """Changing the journal mode does not wait for other processes that open a new database at the same moment."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import orjson
 from sqlalchemy import Connection, Row, delete, func, select
 
 from .database import Database, newest_revision, next_revisions
@@ -120,8 +121,14 @@ def check(document: Document) -> None:
     if not document.title.strip() and not document.text.strip():
         raise InvalidInput("document", document.id, "it has neither title nor text; give at least one")
     for name, value in (("id", document.id), ("title", document.title), ("text", document.text)):
-        if "\x00" in value:
-            raise InvalidInput(name, value, "remove the NUL character")
+        if "\x00" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
+            raise InvalidInput(name, value, "remove NUL characters and halves of surrogate pairs")
+    try:
+        whole = orjson.loads(orjson.dumps(dict(document.payload))) == dict(document.payload)
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise InvalidInput("payload", document.payload, "use what JSON can hold: no NaN, no integers beyond 64 bits")
 
 
 def _row(document: Document, revision: int) -> dict[str, object]:

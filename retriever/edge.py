@@ -9,7 +9,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from .errors import IndexFault, InvalidInput
-from .filters import Condition, Filter, Scalar
+from .filters import MAX_EXACT, Condition, Filter, Scalar
 from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
@@ -42,8 +42,11 @@ class EdgeStore:
             raise IndexFault(f"the index folder {path} does not exist")
         try:
             return EdgeIndex(edge.EdgeShard.load(str(path)))
-        except Exception as error:
-            raise IndexFault(f"the index folder {path} cannot be opened: {error}") from error
+        except BaseException as error:
+            # The engine panics on some damage, with an exception that is none.
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise IndexFault(f"the index folder {path} cannot be opened: {error}") from error
+            raise
 
     def drop(self, name: str) -> None:
         shutil.rmtree(self._folder / name, ignore_errors=True)
@@ -128,6 +131,9 @@ def _condition(condition: Condition) -> Any:
 
 
 def _equals(key: str, value: Scalar) -> edge.FieldCondition:
-    if isinstance(value, float):
-        return edge.FieldCondition(key, range=edge.RangeFloat(gte=value, lte=value))
-    return edge.FieldCondition(key, match=edge.MatchValue(value))
+    if isinstance(value, bool):
+        # The binding takes a plain bool for the integer 0 or 1.
+        return edge.FieldCondition(key, match=edge.MatchValue(np.bool_(value)))  # type: ignore[arg-type]
+    if isinstance(value, str) or (isinstance(value, int) and abs(value) > MAX_EXACT):
+        return edge.FieldCondition(key, match=edge.MatchValue(value))
+    return edge.FieldCondition(key, range=edge.RangeFloat(gte=value, lte=value))

@@ -47,7 +47,7 @@ class Encoder(Protocol):
 
 def render(template: str, document: Document) -> str:
     """The text of a document that is encoded. Documents without a title, or without a text, keep no empty line."""
-    return template.replace("{title}", document.title).replace("{text}", document.text).strip()
+    return template.format(title=document.title, text=document.text).strip()
 
 
 class OnnxEncoder:
@@ -138,8 +138,8 @@ class TorchEncoder:
         device = self._model.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             size = 256 if device == "cuda" else BATCH
-            vectors = self._model.encode(texts, batch_size=size, show_progress_bar=False, convert_to_numpy=True)
-        return unit(np.asarray(vectors, dtype=np.float32))
+            vectors = self._model.encode(texts, prompt="", batch_size=size, show_progress_bar=False)
+        return unit(np.asarray(vectors, dtype=np.float32).reshape(len(texts), self._release.dimension))
 
 
 def open_encoder(folder: Path, release: Release, threads: int = 0) -> Encoder:
@@ -167,7 +167,7 @@ def truncated(folder: Path, release: Release, documents: Sequence[Document]) -> 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    texts = [render(release.template, document) for document in documents]
+    texts = [release.document_prompt + render(release.template, document) for document in documents]
     return sum(len(encoding.ids) > release.max_tokens for encoding in tokenizer.encode_batch_fast(texts))
 
 
@@ -243,7 +243,7 @@ def _check_export(model: "SentenceTransformer", folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(int(model.max_seq_length or 512))
-    expected = unit(np.asarray(model.encode(texts, show_progress_bar=False, convert_to_numpy=True)))
+    expected = unit(np.asarray(model.encode(texts, prompt="", show_progress_bar=False)))
     for text, vector in zip(texts, expected, strict=True):
         ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
         (found,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})

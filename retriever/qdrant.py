@@ -8,7 +8,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from .errors import IndexFault, InvalidInput
-from .filters import Condition, Filter, Scalar
+from .filters import MAX_EXACT, Condition, Filter, Scalar
 from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
@@ -144,6 +144,6 @@ def _condition(condition: Condition) -> Any:
 
 
 def _equals(key: str, value: Scalar) -> models.FieldCondition:
-    if isinstance(value, float):
-        return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
-    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+    if isinstance(value, str | bool) or (isinstance(value, int) and abs(value) > MAX_EXACT):
+        return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+    return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))

@@ -21,6 +21,8 @@ from .schema import builds, live, releases, runs, switches
 from .types import Build, Release
 from .vectors import VectorLog
 
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # what models call it
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -73,7 +75,7 @@ class Releases:
             dimension=int(model.get_embedding_dimension() or 0),
             template=TEMPLATE,
             query_prompt=prompts.get("query") or "",
-            document_prompt=prompts.get("document") or "",
+            document_prompt=next((prompts[name] or "" for name in DOCUMENT_PROMPTS if prompts.get(name)), ""),
             max_tokens=int(model.max_seq_length or 512),
             engine=engine,
             checksums={str(path.relative_to(folder)): sha256(path) for path in files},

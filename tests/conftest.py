@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clickloop.retriever.database import Database
 from hypothesis import HealthCheck, settings
+
+from clickloop.retriever.database import Database
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

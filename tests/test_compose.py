@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from clickloop.plugin.settings import Settings
 from pydantic import BaseModel
+
+from clickloop.plugin.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -36,6 +36,7 @@ def finetune(
     loss. Resumes from the newest checkpoint in `work`.
     """
     import torch
+    from datasets import disable_progress_bars
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
     from sentence_transformers.training_args import BatchSamplers
@@ -45,6 +46,7 @@ def finetune(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             progress(state.global_step / max(state.max_steps, 1))
 
+    disable_progress_bars()
     torch.manual_seed(seed)
     model = load_model(str(model_folder))
     served_length = model.max_seq_length

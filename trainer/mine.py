@@ -108,3 +108,8 @@ class StoredVectors:
         import torch
 
         return torch.as_tensor(queries) @ torch.as_tensor(documents).T
+
+    def similarity_pairwise(self, queries: Any, documents: Any) -> Any:
+        import torch
+
+        return (torch.as_tensor(queries) * torch.as_tensor(documents)).sum(-1)

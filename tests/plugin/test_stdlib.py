@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from clickloop.plugin import stdlib
 
 QUERIES = Path(stdlib.__file__).with_name("demo_queries.txt")

@@ -6,12 +6,13 @@ from itertools import pairwise
 from threading import Barrier, Event
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clickloop.retriever.database import Database
 from clickloop.retriever.documents import MAX_ID, Documents, changes
 from clickloop.retriever.errors import InvalidInput, NotFound
 from clickloop.retriever.types import Document, Payload, StoredDocument
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 @pytest.fixture

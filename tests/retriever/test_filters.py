@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from clickloop.retriever.errors import InvalidInput
 from clickloop.retriever.filters import MAX_CONDITIONS, Condition, Filter, parse_filter
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient
+
 from clickloop.retriever.edge import EdgeStore
 from clickloop.retriever.errors import IndexFault, InvalidInput
 from clickloop.retriever.filters import parse_filter
 from clickloop.retriever.index import Index, IndexStore
 from clickloop.retriever.qdrant import QdrantStore
 from clickloop.retriever.types import Payload, Vectors
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from qdrant_client import QdrantClient
 
 DIMENSION = 4
 PAYLOAD_INDEXES = {

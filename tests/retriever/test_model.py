@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from clickloop.retriever.errors import ModelError
 from clickloop.retriever.model import PACKAGED, PACKAGED_SHA256, check_sha256, find_model, sha256
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+
 from clickloop.retriever.database import Database, newest_revision
 from clickloop.retriever.errors import DataFolderError
 from clickloop.retriever.schema import metadata
-from sqlalchemy import create_engine
 
 OPEN = """
 import sys

@@ -2,9 +2,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from clickloop.retriever.vectors import VectorLog
 from hypothesis import given
 from hypothesis import strategies as st
+
+from clickloop.retriever.vectors import VectorLog
 
 DIMENSION = 3
 RECORD = 8 + 8 + 4 * DIMENSION  # bytes

@@ -156,7 +156,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "live",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", sa.Integer(), sa.CheckConstraint("id = 1"), nullable=False),
         sa.Column("build_id", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["build_id"],

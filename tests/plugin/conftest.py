@@ -1,0 +1,113 @@
+"""A service on a data folder that was prepared once: a first release of the tiny model and a few documents."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from clickloop.plugin.app import create_app
+from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Schedule, Settings
+from clickloop.retriever.types import Document
+
+PATIENCE_SECONDS = 60
+COLOURS = ("red", "green", "blue", "black", "white", "yellow")
+DOCUMENTS = [
+    Document(f"{colour}-{number}", f"{colour} list {number}", f"the {colour} list of string {number}", payload)
+    for colour in COLOURS
+    for number, payload in ((1, {"colour": colour, "year": 2001}), (2, {"colour": colour, "year": 2002}))
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CLICKLOOP_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def settings_for(tiny_model: Path) -> Callable[[Path], Settings]:
+    """The settings of a service on this data folder; it starts no nightly run by itself."""
+    return lambda folder: Settings(data_dir=folder, model=str(tiny_model), schedule=Schedule(enabled=False))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[[Path], Settings]) -> Path:
+    """A data folder that no process uses; to be copied, never to be opened."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    with ClickLoop(settings_for(folder)) as loop:
+        loop.add_documents(DOCUMENTS, wait=True)
+    return folder
+
+
+@pytest.fixture
+def data_dir(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared data folder for this test alone."""
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[[FastAPI], AbstractContextManager[str]]:
+    """Serves an app over real HTTP in a thread; gives its address."""
+    return _serving
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Returns as soon as the condition holds."""
+    return _until
+
+
+@pytest.fixture(scope="module")
+def loop(
+    prepared: Path, tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[[Path], Settings]
+) -> ClickLoop:
+    """The parts behind `api`."""
+    return ClickLoop(settings_for(Path(shutil.copytree(prepared, tmp_path_factory.mktemp("served") / "data"))))
+
+
+@pytest.fixture(scope="module")
+def address(loop: ClickLoop) -> Iterator[str]:
+    """Of a service that all tests of a module share."""
+    with _serving(create_app(loop)) as url:
+        loop.wait_until_ready()
+        yield url
+
+
+@pytest.fixture(scope="module")
+def api(address: str, loop: ClickLoop) -> Iterator[httpx.Client]:
+    """A client of the shared service with an admin's key."""
+    headers = {"Authorization": f"Bearer {loop.keys.create('admin')[1]}"}
+    with httpx.Client(base_url=address, headers=headers, timeout=PATIENCE_SECONDS) as client:
+        yield client
+
+
+@contextmanager
+def _serving(app: FastAPI) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        _until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the service did not start"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s"
+        time.sleep(0.02)

@@ -1,0 +1,218 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+from clickloop.plugin.loop import ClickLoop
+from clickloop.trainer import report
+from clickloop.trainer.evaluate import Result
+from clickloop.trainer.gate import Decision, Estimate
+from clickloop.trainer.runs import Run
+
+HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\"'&"
+ACTIVE = {"script", "img", "iframe", "link", "object", "embed", "base", "form", "video", "audio", "image"}
+METRICS = {"nDCG@10": 0.5, "RR@10": 0.5, "R@10": 0.5}
+
+
+@pytest.fixture
+def queued(loop: ClickLoop) -> Iterator[Run]:
+    """A run that nobody has begun."""
+    run = loop.runs.queue("test")
+    yield run
+    loop.runs.finish(run.id, "failed", ["the test is over"])
+
+
+@pytest.fixture
+def judged(loop: ClickLoop, queued: Run) -> Run:
+    """A run whose queries, documents and reasons were written by somebody who means harm."""
+    result = Result(
+        query=HOSTILE,
+        cluster=HOSTILE,
+        weight=1.0,
+        champion=METRICS,
+        candidate={name: 0.75 for name in METRICS},
+        champion_hits=[HOSTILE, "red-1"],
+        candidate_hits=["red-1", HOSTILE],
+        relevant={HOSTILE: 0.9},
+    )
+    decision = Decision("rejected", (HOSTILE,), Estimate(0.01, 0.1, -0.2, 0.2, 2), look=1, level=0.01, p_value=0.4)
+    worse = replace(result, candidate={name: 0.25 for name in METRICS})
+    folder = loop.settings.data_dir / "runs" / queued.id
+    folder.mkdir(parents=True)
+    report.write_evidence(folder, [result, worse], decision)
+    metrics = {"champion": METRICS, "candidate": METRICS, "delta": METRICS}
+    loop.runs.detail(
+        queued.id,
+        metrics={**metrics, "interval": [-0.2, 0.2], "queries": 2, "clusters": 2},
+        mining={HOSTILE: HOSTILE},
+        lineage={"recipe": {HOSTILE: HOSTILE}},
+    )
+    loop.runs.finish(queued.id, "rejected", [HOSTILE])
+    run = loop.runs.get(queued.id)
+    report.write(folder, run)
+    return run
+
+
+def body(answer: httpx.Response, status: int = 200) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    kind = "application/json" if status < 300 else "application/problem+json"
+    assert answer.headers["content-type"] == kind
+    return dict(answer.json())
+
+
+class Page(HTMLParser):
+    """What a browser would run or fetch on a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.dangers: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ACTIVE:
+            self.dangers.append(tag)
+        for name, value in attrs:
+            elsewhere = name in ("src", "href", "xlink:href", "srcset") and not (value or "").startswith(("#", "v1/"))
+            styled = name == "style" and "url(" in (value or "")
+            if elsewhere or styled or name.startswith("on"):
+                self.dangers.append(f"{tag} {name}={value}")
+
+
+def test_a_night_without_enough_to_learn_from_is_skipped_with_the_reason(
+    api: httpx.Client, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    run_id = body(api.post("/v1/runs"), 202)["id"]
+    until(lambda: body(api.get(f"/v1/runs/{run_id}"))["state"] == "finished")
+    run = body(api.get(f"/v1/runs/{run_id}"))
+    assert {"id", "state", "step", "progress", "decision", "metrics", "mining", "timings", "lineage"} <= set(run)
+    assert run["decision"]["outcome"] == "skipped"
+    assert "0 training pairs" in run["decision"]["reasons"][0]
+    assert run["lineage"]["champion"] == body(api.get("/v1/releases"))["releases"][0]["id"]
+    until(lambda: body(api.get(f"/v1/runs/{run_id}/report"))["id"] == run_id)
+
+
+def test_only_one_run_at_a_time(api: httpx.Client, queued: Run) -> None:
+    answer = body(api.post("/v1/runs"), 409)
+    assert queued.id in answer["detail"]
+
+
+def test_runs_are_listed_in_pages_the_newest_first(api: httpx.Client, loop: ClickLoop) -> None:
+    made = []
+    for _ in range(5):
+        made.append(loop.runs.queue("test").id)
+        loop.runs.finish(made[-1], "skipped", ["nothing to do"])
+    listed: list[str] = []
+    cursor: str | None = None
+    while len(listed) < 5:
+        page = body(api.get("/v1/runs", params={"limit": 2} | ({"cursor": cursor} if cursor else {})))
+        assert len(page["runs"]) == 2
+        listed += [run["id"] for run in page["runs"]]
+        cursor = page["cursor"]
+    assert listed[:5] == made[::-1]
+    everything = body(api.get("/v1/runs", params={"limit": 200}))
+    assert everything["cursor"] is None
+    assert len({run["id"] for run in everything["runs"]}) == len(everything["runs"])
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "201", "many"])
+def test_a_wrong_limit_is_refused(api: httpx.Client, limit: str) -> None:
+    assert "limit" in body(api.get("/v1/runs", params={"limit": limit}), 422)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/runs/run-unknown"),
+        ("GET", "/v1/runs/run-unknown/report"),
+        ("POST", "/v1/runs/run-unknown/approve"),
+        ("POST", "/v1/runs/run-unknown/reject"),
+        ("GET", "/v1/runs/..%2F..%2Fclickloop.db/report"),
+        ("POST", "/v1/releases/release-unknown/activate"),
+    ],
+)
+def test_an_unknown_run_or_release_is_not_found(api: httpx.Client, method: str, path: str) -> None:
+    body(api.request(method, path), 404)
+
+
+def test_a_run_that_does_not_wait_can_be_neither_approved_nor_rejected(api: httpx.Client, queued: Run) -> None:
+    for wish in ("approve", "reject"):
+        assert queued.id in body(api.post(f"/v1/runs/{queued.id}/{wish}"), 409)["detail"]
+
+
+def test_a_waiting_run_is_rejected_once(api: httpx.Client, loop: ClickLoop, queued: Run) -> None:
+    loop.runs.wait_for_approval(queued.id)
+    assert body(api.post(f"/v1/runs/{queued.id}/reject")) == {"id": queued.id}
+    decision = body(api.get(f"/v1/runs/{queued.id}"))["decision"]
+    assert decision == {"outcome": "rejected", "reasons": ["rejected by api"]}
+    body(api.post(f"/v1/runs/{queued.id}/approve"), 409)
+
+
+def test_a_report_is_json_or_a_page_as_asked_for(api: httpx.Client, judged: Run) -> None:
+    path = f"/v1/runs/{judged.id}/report"
+    data = body(api.get(path))
+    assert data["decision"]["outcome"] == "rejected"
+    assert data["evidence"]["better"][0]["query"] == HOSTILE
+    page = api.get(path, headers={"Accept": "text/html,application/xhtml+xml"})
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert judged.id in page.text
+    assert page.text.count("<svg") == 2
+
+
+def test_the_check_of_pages_sees_dangers() -> None:
+    assert Page(f"<p>{HOSTILE}</p>").dangers == [
+        "script",
+        "img",
+        "img src=http://evil.example/x",
+        "img onerror=alert(2)",
+    ]
+
+
+def test_what_strangers_wrote_into_a_report_stays_text(api: httpx.Client, judged: Run) -> None:
+    for path in (f"/v1/runs/{judged.id}/report", "/admin"):
+        page = api.get(path, headers={"Accept": "text/html"})
+        assert page.status_code == 200
+        assert Page(page.text).dangers == []
+        assert "@import" not in page.text
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+    text = api.get(f"/v1/runs/{judged.id}/report", headers={"Accept": "text/html"}).text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 8
+
+
+def test_a_run_without_evidence_has_a_report_too(api: httpx.Client, queued: Run) -> None:
+    path = f"/v1/runs/{queued.id}/report"
+    assert body(api.get(path))["evidence"] is None
+    assert queued.id in api.get(path, headers={"Accept": "text/html"}).text
+
+
+def test_the_live_release_is_listed_and_can_be_activated_again(
+    api: httpx.Client, loop: ClickLoop, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    (release,) = body(api.get("/v1/releases"))["releases"]
+    assert release["live"] is True
+    assert release["can_roll_back_to"] is True
+    answer = body(api.post(f"/v1/releases/{release['id']}/activate"), 202)
+    assert answer["id"] == release["id"]
+    until(lambda: loop.releases.wanted() is None)
+    live = loop.releases.live()
+    assert live is not None
+    assert (live.id, live.state) == (answer["build"], "ready")
+    assert body(api.post("/v1/search", json={"query": "red list"}))["release"] == release["id"]
+
+
+def test_health_readiness_and_metrics_need_no_key(address: str, api: httpx.Client) -> None:
+    api.post("/v1/search", json={"query": "red list", "log": False})
+    with httpx.Client(base_url=address) as stranger:
+        assert body(stranger.get("/health")) == {"status": "ok"}
+        assert body(stranger.get("/ready")) == {"status": "ready"}
+        metrics = stranger.get("/metrics")
+    assert metrics.status_code == 200
+    assert metrics.headers["content-type"].startswith("text/plain")
+    values = dict(line.rsplit(" ", 1) for line in metrics.text.splitlines() if not line.startswith("#"))
+    assert float(values["clickloop_search_seconds_count"]) >= 1
+    assert values["clickloop_indexed_revision"] == values["clickloop_documents_revision"] == "12.0"
+
+
