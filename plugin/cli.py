@@ -127,10 +127,15 @@ def report(
     data_dir: DataDir = None,
 ) -> None:
     """Why a run decided as it did."""
+    from ..retriever.errors import InvalidInput
+
     loop = _loop(data_dir)
     found = loop.runs.get(run)
     if html is not None:
-        html.write_text(loop.reports.html(found), encoding="utf-8")
+        try:
+            html.write_text(loop.reports.html(found), encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput("--html", str(html), f"it cannot be written ({error.strerror})") from None
         print(html)
         return
     print(f"{found.id}: {found.outcome or found.state}")
@@ -165,7 +170,10 @@ def releases(data_dir: DataDir = None) -> None:
     """The models that were made, the newest first."""
     from .routes import releases_json
 
-    for release in releases_json(_loop(data_dir).releases):
+    found = releases_json(_loop(data_dir).releases)
+    if not found:
+        print("no release yet; the first `clickloop ingest` or `clickloop serve` makes one")
+    for release in found:
         state = "live" if release["live"] else "kept" if release["can_roll_back_to"] else ""
         print(f"{release['id']}  {state:4}  from {release['parent'] or release['lineage'].get('model')}")
 
@@ -192,7 +200,10 @@ def keys_create(role: Annotated[str, typer.Option(help="search, write or admin")
 @keys_app.command("list")
 def keys_list(data_dir: DataDir = None) -> None:
     """All keys, without their secrets."""
-    for key in _loop(data_dir).keys.list():
+    found = _loop(data_dir).keys.list()
+    if not found:
+        print("no key yet; `clickloop keys create` makes one")
+    for key in found:
         print(f"{key.id}  {key.role:6}  {'revoked' if key.revoked_at else 'valid'}")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -11,7 +12,7 @@ from typing import IO, Any
 import orjson
 
 from ..retriever.documents import check
-from ..retriever.errors import ClickLoopError, InvalidInput, WaitExceeded
+from ..retriever.errors import ClickLoopError, InvalidInput
 from ..retriever.types import Document
 from .loop import ClickLoop
 from .progress import Steps
@@ -57,11 +58,15 @@ def ingest(loop: ClickLoop, file: str, wait: bool) -> int:
 
 
 def index(loop: ClickLoop, revision: int, show: Callable[[str, float, str], None]) -> None:
-    """Waits until the owner of the index has the revision; where there is no owner, does its part."""
+    """Returns when the index has the revision: its owner does the work, and where there is none, this process."""
     owner = loop.make_owner()
-    if not owner.acquire():
-        _watch_owner(loop, revision, show)
-        return
+    while not owner.acquire():
+        build = loop.releases.live()
+        reached = 0 if build is None else build.revision
+        show("the running service indexes", min(reached / revision, 1.0), "")
+        if reached >= revision:
+            return
+        time.sleep(0.2)
     try:
         show("opening the index", 0.0, "")
         owner.open()
@@ -79,24 +84,12 @@ def index(loop: ClickLoop, revision: int, show: Callable[[str, float, str], None
         owner.close()
 
 
-def _watch_owner(loop: ClickLoop, revision: int, show: Callable[[str, float, str], None]) -> None:
-    """The service that runs on this data does the work."""
-    while True:
-        build = loop.releases.live()
-        reached = 0 if build is None else build.revision
-        show("the running service indexes", min(reached / revision, 1.0), "")
-        if reached >= revision:
-            return
-        with contextlib.suppress(WaitExceeded):
-            loop.wait_for(min(revision, reached + BATCH))
-
-
 def _batches(file: str, problems: Problems) -> Iterator[tuple[list[Document], float]]:
     """Documents in batches with the share of the file that was read."""
     seen: dict[str, int] = {}
     batch: list[Document] = []
     with _opened(file) as (lines, share):
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(_readable(lines, problems), 1):
             if not line.strip():
                 continue
             try:
@@ -127,14 +120,18 @@ def _opened(file: str) -> Iterator[tuple[Iterator[bytes], Callable[[], float]]]:
     with raw:
         size = max(path.stat().st_size, 1)
         lines: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        yield _readable(lines, file), lambda: raw.tell() / size
+        yield lines, lambda: raw.tell() / size
 
 
-def _readable(lines: IO[bytes], file: str) -> Iterator[bytes]:
+def _readable(lines: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
+    """The lines up to the first damage, which counts as a line that was left out."""
+    number = 0
     try:
-        yield from lines
-    except (OSError, EOFError) as error:
-        raise InvalidInput("file", file, f"it is damaged ({error}); what came before was stored") from None
+        for line in lines:
+            number += 1
+            yield line
+    except (OSError, EOFError, zlib.error) as error:
+        problems.add(number + 1, f"from here on the file is damaged ({error})")
 
 
 def _document(line: bytes) -> Document:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -94,6 +95,7 @@ class ClickLoop:
                 self._owner = owner
                 begin = owner.open_and_run
             self._started = True
+            self._announce_admin_key()
             self._opening = threading.Thread(target=self._open, args=(begin, on_failure), name="opening", daemon=True)
             self._opening.start()
             if nights:
@@ -113,8 +115,12 @@ class ClickLoop:
             self._started = False
 
     def __enter__(self) -> "ClickLoop":
-        self.start()
-        self.wait_until_ready()
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -244,6 +250,13 @@ class ClickLoop:
             log.error("%s", self.failure)
             if on_failure is not None:
                 on_failure()
+
+    def _announce_admin_key(self) -> None:
+        """Only the process that runs the service may change keys, so not before it has the index."""
+        preset = self.settings.admin_key
+        made = self.keys.ensure_admin(None if preset is None else preset.get_secret_value())
+        if made is not None:
+            print(f"clickloop: the admin key, shown this once: {made}", file=sys.stderr, flush=True)
 
     def _written(self) -> None:
         if self._owner is not None:

@@ -58,8 +58,9 @@ class Nights:
         with self._lock:
             self._closing = True
             child = self._child
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=False)
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.shutdown(wait=False)
         if child is not None:
             child.terminate()
         if self._watcher is not None:

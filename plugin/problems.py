@@ -8,7 +8,6 @@ import orjson
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.types import Message, Receive
 
 from ..retriever.errors import (
     ClickLoopError,
@@ -78,7 +77,8 @@ class ProblemRoute(APIRoute):
 
         async def handler(request: Request) -> Response:
             try:
-                strict = StrictRequest(request.scope, _limited(request))
+                strict = StrictRequest(request.scope, request.receive)
+                await _read_body(strict)
                 return await inner(strict)
             except Problem as problem:
                 return problem.response()
@@ -92,22 +92,19 @@ class ProblemRoute(APIRoute):
         return handler
 
 
-def _limited(request: Request) -> Receive:
+async def _read_body(request: Request) -> None:
+    """Keeps the body in the request. Raises Problem 413 before more than MAX_BODY bytes are held."""
     too_large = Problem(413, f"the body is larger than {MAX_BODY} bytes; send it in parts")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > MAX_BODY:
         raise too_large
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
+    chunks, received = [], 0
+    async for chunk in request.stream():
+        received += len(chunk)
         if received > MAX_BODY:
             raise too_large
-        return message
-
-    return receive
+        chunks.append(chunk)
+    request._body = b"".join(chunks)
 
 
 def _invalid(error: RequestValidationError) -> Problem:

@@ -7,13 +7,21 @@ import time
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from ..retriever.search import MAX_K
 from ..retriever.types import Answer, Document, Event, Who
 from ..trainer.runs import Run
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("remove the NUL character")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Name = Annotated[Text, StringConstraints(min_length=1, max_length=512)]
 MAX_EVENTS = 10_000
 MAX_DOCUMENTS = 10_000
 
@@ -23,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class SearchBody(_Strict):
-    query: str
+    query: Text
     k: int = Field(10, ge=1, le=MAX_K)
     filter: dict[str, Any] | None = None
     session_id: Name | None = None

@@ -1,11 +1,13 @@
 """Running the service and the worker as processes."""
 
 import signal
+import socket
 import sys
 import threading
 
 import uvicorn
 
+from ..retriever.errors import InvalidInput
 from .app import create_app
 from .logs import log_json_lines
 from .loop import ClickLoop
@@ -14,15 +16,18 @@ from .loop import ClickLoop
 def serve(loop: ClickLoop, host: str, port: int) -> None:
     """Until a signal. Exit status 1 when the first build cannot be made."""
     log_json_lines()
-    _announce_admin_key(loop)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(loop), host=host, port=port, log_config=None, access_log=False, lifespan="on")
-    )
+    config = uvicorn.Config(create_app(loop), host=host, port=port, log_config=None, access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
     # Everything that can fail at once does so here, with one line instead of a trace.
-    loop.start(on_failure=lambda: setattr(server, "should_exit", True))
-    print(f"clickloop: http://{host}:{port} (data in {loop.settings.data_dir})", file=sys.stderr, flush=True)
     try:
-        server.run()
+        loop.start(on_failure=lambda: setattr(server, "should_exit", True))
+        with _listening(host, port) as listener:
+            print(
+                f"clickloop: http://{host}:{listener.getsockname()[1]} (data in {loop.settings.data_dir})",
+                file=sys.stderr,
+                flush=True,
+            )
+            server.run(sockets=[listener])
     finally:
         loop.close()
     if loop.failure is not None:
@@ -45,8 +50,13 @@ def work(loop: ClickLoop) -> None:
         raise loop.failure
 
 
-def _announce_admin_key(loop: ClickLoop) -> None:
-    preset = loop.settings.admin_key
-    made = loop.keys.ensure_admin(None if preset is None else preset.get_secret_value())
-    if made is not None:
-        print(f"clickloop: the admin key, shown this once: {made}", file=sys.stderr, flush=True)
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidInput("port", f"{host}:{port}", f"it cannot be listened on ({error.strerror})") from None
+    return listener

@@ -1,13 +1,20 @@
 """All settings: `clickloop.toml`, overridden by CLICKLOOP_* variables (`__` for nesting), read once at the edge."""
 
+import tomllib
+import zoneinfo
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import SettingsError as SourceError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from ..retriever.errors import ClickLoopError
 from ..trainer.recipe import FineTuning, Mining, Promotion, Recipe, Split
+
+SECRETS = {"admin_key", "api_key", "database_url"}
 
 
 class SettingsError(ClickLoopError):
@@ -27,6 +34,15 @@ class Schedule(BaseModel):
     cron: str = Field("30 2 * * *", description="minute, hour, day, month, weekday")
     timezone: str = Field("UTC", description="elsewhere 02:30 can come never or twice when clocks change")
 
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(value)
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+            raise ValueError("use a name of the time zone database, such as UTC or Europe/Vienna") from None
+        return value
+
     @field_validator("cron")
     @classmethod
     def _five_fields(cls, value: str) -> str:
@@ -43,6 +59,7 @@ class Settings(BaseSettings):
         toml_file="clickloop.toml",
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Field(Path("clickloop-data"), description="holds all state of the embedded default")
@@ -66,6 +83,16 @@ class Settings(BaseSettings):
     training: FineTuning = FineTuning()
     promotion: Promotion = Promotion()
     seed: int = Field(0, ge=0, description="of sampling and training")
+
+    @field_validator("database_url")
+    @classmethod
+    def _an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                make_url(value.get_secret_value())
+            except ArgumentError:
+                raise ValueError("use an address like postgresql+psycopg://user:password@host/database") from None
+        return value
 
     @field_validator("admin_key")
     @classmethod
@@ -117,10 +144,15 @@ def read_settings(**given: Any) -> Settings:
             f"{'.'.join(str(part) for part in item['loc'])} = {_shown(item)}: {item['msg']}" for item in error.errors()
         ]
         raise SettingsError("settings: " + "; ".join(problems)) from None
-    except ValueError as error:  # a broken clickloop.toml
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"settings: clickloop.toml cannot be read: {error}") from None
+    except SourceError as error:
+        raise SettingsError(f"settings: {error}: give a JSON value") from None
 
 
 def _shown(item: Any) -> str:
-    secret = any(part in ("admin_key", "api_key", "database_url") for part in item["loc"])
+    """A misspelt secret is a secret too."""
+    secret = item["type"] == "extra_forbidden" or any(
+        part in ("admin_key", "api_key", "database_url") for part in item["loc"]
+    )
     return "(hidden)" if secret else repr(item.get("input"))[:80]

@@ -108,7 +108,10 @@ def _engine(url: str, durability: str) -> Engine:
         "json_deserializer": orjson.loads,
     }
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=8, max_overflow=16, pool_pre_ping=True, **options)
+        try:
+            return create_engine(url, pool_size=8, max_overflow=16, pool_pre_ping=True, **options)
+        except ModuleNotFoundError as error:
+            raise DataFolderError(f"database_url: {error.name} is not installed; install clickloop[postgres]") from None
     engine = create_engine(
         url,
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},

@@ -1,7 +1,9 @@
-"""From clicks to judgments: a position-based click model fitted by expectation maximisation.
+"""From clicks to judgments: a position-based click model with noise, fitted by expectation maximisation.
 
-A click means "examined and liked": P(click) = examination(rank) × relevance(query, document) (Craswell et al. 2008;
-the updates are those of Chuklin, Markov, de Rijke 2015, chapter 4, with Beta priors on both factors).
+P(click) = examination(rank) × attraction, and attraction is `liking` for a relevant document and `noise` for any other:
+the position-based model (Craswell et al. 2008; Chuklin, Markov, de Rijke 2015, chapter 4) with a binary relevance.
+Without the noise term a lone click looks like certain relevance, and the documents that the present model shows first,
+where noise is clicked most, would seem to be the right ones.
 """
 
 from dataclasses import dataclass
@@ -9,21 +11,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import beta
 
-PRIOR_STRENGTH = 2.0  # a pair's prior counts as much as this many examinations
-EXAMINATION_STRENGTH = 20.0  # a rank's prior counts as much as this many views
-ROUNDS = 200
+EXAMINATION_STRENGTH = 50.0  # a rank's prior, 1/rank, counts as much as this many views
+RATE_STRENGTH = 50.0  # the priors of liking, noise and the share of relevant documents count as many trials
+LIKING, NOISE, SHARE = 0.8, 0.1, 0.05  # these priors
+ROUNDS = 300
 TOLERANCE = 1e-5
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """Probability of looking at each rank, relative to rank 1, and the mean relevance it was fitted with."""
+class ClickModel:
+    """`examination[r - 1]` is the probability of looking at rank r, relative to rank 1. `liking` and `noise` are the
+    probabilities of a click on a relevant and on any other document that was looked at; `share[r - 1]` is how many of
+    the documents shown at rank r are relevant: a ranker worth its name has more of them on top.
+    """
 
-    by_rank: Floats  # by_rank[r - 1] belongs to rank r
-    mean_relevance: float
+    examination: Floats
+    liking: float
+    noise: float
+    share: Floats
+
+    def clicked(self, rank: Ints) -> tuple[Floats, Floats]:
+        """Click probabilities at ranks counted from 0: of a relevant and of any other document."""
+        looks = self.examination[np.minimum(rank, len(self.examination) - 1)]
+        return looks * self.liking, looks * self.noise
 
 
 def count_people(log: pl.DataFrame) -> pl.DataFrame:
@@ -44,81 +57,96 @@ def count_people(log: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def estimate_examination(counts: pl.DataFrame) -> Examination:
-    """Fits examination and relevance together; ranks seldom seen stay near the prior 1/rank."""
+def fit(counts: pl.DataFrame) -> ClickModel:
+    """The click model of this log; what is seldom seen stays near its prior."""
     ranks = int(counts["rank"].max() or 1)  # type: ignore[arg-type]
     prior = 1.0 / np.arange(1, ranks + 1)
     rank, views, clicks = _columns(counts)
     pair = _pair(counts)
-    mean = float(np.clip(clicks.sum() / max((views * prior[rank]).sum(), 1.0), 0.02, 0.5))
-    examination, relevance = prior.copy(), np.full(int(pair.max(initial=-1)) + 1, mean)
+    skips = views - clicks
+    best = _best_rank(pair, rank)
+    pairs_at = np.bincount(best, minlength=ranks)
+    model = ClickModel(prior, LIKING, NOISE, np.full(ranks, SHARE))
     for _ in range(ROUNDS):
-        looked, liked = _expect(examination[rank], relevance[pair])
-        skipped = views - clicks
-        seen = clicks + skipped * looked
-        updated = (np.bincount(rank, seen, ranks) + EXAMINATION_STRENGTH * prior) / (
+        posterior = _posterior(pair, rank, views, clicks, model)
+        relevant = posterior[pair]
+        right, wrong = model.clicked(rank)
+        looks = model.examination[rank]
+        # How probably a skipped result was looked at, if it is relevant and if it is not.
+        seen_right = looks * (1 - model.liking) / (1 - right)
+        seen_wrong = looks * (1 - model.noise) / (1 - wrong)
+        looked = clicks + skips * (relevant * seen_right + (1 - relevant) * seen_wrong)
+        examination = (np.bincount(rank, looked, ranks) + EXAMINATION_STRENGTH * prior) / (
             np.bincount(rank, views, ranks) + EXAMINATION_STRENGTH
         )
-        updated = np.clip(updated / updated[0], 1e-3, 1.0)
-        relevance = (np.bincount(pair, clicks + skipped * liked) + PRIOR_STRENGTH * mean) / (
-            np.bincount(pair, views) + PRIOR_STRENGTH
+        liking = _rate((relevant * clicks).sum(), (relevant * (clicks + skips * seen_right)).sum(), LIKING)
+        noise = _rate(((1 - relevant) * clicks).sum(), ((1 - relevant) * (clicks + skips * seen_wrong)).sum(), NOISE)
+        share = (np.bincount(best, posterior, ranks) + RATE_STRENGTH * SHARE) / (pairs_at + RATE_STRENGTH)
+        updated = ClickModel(
+            np.clip(examination / examination[0], 1e-3, 1.0),
+            float(np.clip(liking * examination[0], 0.05, 0.99)),
+            float(np.clip(noise * examination[0], 1e-4, 0.5 * liking * examination[0])),
+            share,
         )
-        moved = np.abs(updated - examination).max()
-        examination = updated
+        moved = np.abs(updated.examination - model.examination).max() + abs(updated.liking - model.liking)
+        model = updated
         if moved < TOLERANCE:
             break
-    return Examination(examination, mean)
+    return model
 
 
-def judge(counts: pl.DataFrame, examination: Examination) -> pl.DataFrame:
-    """Judgments: query, document_id, relevance (posterior mean) with its central 90 % interval (low, high), clicks,
-    views, `examined` (expected examinations) and `found` (the probability that somebody would have clicked).
+def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
+    """Judgments: query, document_id, `relevance` (posterior probability that the document is relevant) with its
+    standard deviation (`error`), clicks, views, and `found`: the probability that somebody would have clicked it, were
+    it relevant.
     """
     rank, views, clicks = _columns(counts)
-    looks = examination.by_rank[np.minimum(rank, len(examination.by_rank) - 1)]
     pair = _pair(counts)
+    relevance = _posterior(pair, rank, views, clicks, model)
+    right, _wrong = model.clicked(rank)
+    missed = np.exp(np.bincount(pair, views * np.log1p(-np.minimum(right, 1 - 1e-9))))
     keys = counts.select("query", "document_id").with_columns(pair=pair)
-    a, b = PRIOR_STRENGTH * examination.mean_relevance, PRIOR_STRENGTH * (1 - examination.mean_relevance)
-    total_clicks, total_views = np.bincount(pair, clicks), np.bincount(pair, views)
-    relevance = np.full(len(total_clicks), examination.mean_relevance)
-    for _ in range(ROUNDS):
-        looked, _liked = _expect(looks, relevance[pair])
-        examined = total_clicks + np.bincount(pair, (views - clicks) * looked)
-        updated = (a + total_clicks) / (a + b + examined)
-        moved = np.abs(updated - relevance).max(initial=0.0)
-        relevance = updated
-        if moved < TOLERANCE:
-            break
-    unseen = np.bincount(pair, views * np.log1p(-np.minimum(looks * relevance[pair], 1 - 1e-9)))
-    first, second = a + total_clicks, b + examined - total_clicks
     return (
         keys.unique("pair")
         .sort("pair")
         .drop("pair")
         .with_columns(
             relevance=relevance,
-            low=beta.ppf(0.05, first, second),
-            high=beta.ppf(0.95, first, second),
-            clicks=total_clicks,
-            views=total_views,
-            examined=examined,
-            found=1 - np.exp(unseen),
+            error=np.sqrt(relevance * (1 - relevance)),
+            clicks=np.bincount(pair, clicks),
+            views=np.bincount(pair, views),
+            found=1 - missed,
         )
     )
 
 
-def _expect(looks: Floats, relevance: Floats) -> tuple[Floats, Floats]:
-    """For a result that was not clicked: the probabilities that it was examined, and that it is relevant."""
-    no_click = 1 - looks * relevance
-    return looks * (1 - relevance) / no_click, relevance * (1 - looks) / no_click
+def _posterior(pair: Ints, rank: Ints, views: Floats, clicks: Floats, model: ClickModel) -> Floats:
+    """The probability that each pair is relevant, by Bayes over all its views."""
+    right, wrong = model.clicked(rank)
+    skips = views - clicks
+    evidence = clicks * np.log(right / wrong) + skips * (np.log1p(-right) - np.log1p(-wrong))
+    share = model.share[np.minimum(_best_rank(pair, rank), len(model.share) - 1)]
+    odds = np.bincount(pair, evidence) + np.log(share / (1 - share))
+    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -50, 50))))
 
 
-def _pair(counts: pl.DataFrame) -> npt.NDArray[np.int64]:
+def _best_rank(pair: Ints, rank: Ints) -> Ints:
+    """The best rank, from 0, at which each pair was shown."""
+    best = np.full(int(pair.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(best, pair, rank)
+    return best
+
+
+def _rate(hits: float, trials: float, prior: float) -> float:
+    return (hits + RATE_STRENGTH * prior) / (trials + RATE_STRENGTH)
+
+
+def _pair(counts: pl.DataFrame) -> Ints:
     """The number of each row's (query, document), counted in their order."""
     numbers = counts.select(pl.struct("query", "document_id").rank("dense").cast(pl.Int64) - 1)
     return numbers.to_series().to_numpy().astype(np.int64)
 
 
-def _columns(counts: pl.DataFrame) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+def _columns(counts: pl.DataFrame) -> tuple[Ints, Floats, Floats]:
     rank = counts["rank"].to_numpy().astype(np.int64) - 1
     return rank, counts["views"].to_numpy().astype(float), counts["clicks"].to_numpy().astype(float)

@@ -1,6 +1,7 @@
 """Champion and candidate side by side: per-query metrics on what people's clicks say about both."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,21 +18,24 @@ METRICS = ("nDCG@10", "RR@10", "R@10")
 DECIDES = "nDCG@10"
 _MEASURES = {"nDCG@10": nDCG @ 10, "RR@10": RR @ 10, "R@10": R @ 10}
 DEPTH = 10
-GRADES = 100  # relevance 0..1 becomes an integer gain, as the qrels format wants it
-MAX_WEIGHT = 5.0  # a query that was unlikely to be judged counts at most this often
+GRADES = 1000  # a gain of 1 becomes this integer, as the qrels format wants one
+MIN_FOUND = 0.2  # a click at a place where it was less likely counts as if it had been this likely
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A query with clicks. `weight` is one over the probability that its relevant documents would have been clicked at
-    the ranks where they were shown (Horvitz and Thompson 1952), at most MAX_WEIGHT: without it the queries that the
-    champion answers well would be judged more often than the others.
+    """A query with clicks.
+
+    The gain of a clicked document is its posterior relevance divided by the probability that it would have been found
+    where it was shown (Horvitz and Thompson 1952): without that, what the champion shows on top would count more. The
+    weight is the ideal DCG@10 of the gains, so that a query counts by how much is known of it, and the weighted mean
+    of nDCG@10 is the sum of all DCG over the sum of all ideal DCG.
     """
 
     query: str
     cluster: str
     weight: float
-    gains: dict[str, float]  # document id → posterior relevance, of clicked documents
+    gains: dict[str, float]  # by document id, of clicked documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,14 @@ def judged_queries(judgments: pl.DataFrame, clusters: Mapping[str, str], alive: 
     clicked = judgments.filter(pl.col("clicks") > 0).filter(pl.col("document_id").is_in(list(alive)))
     result = []
     for (query,), group in clicked.sort("query", "document_id").group_by("query", maintain_order=True):
-        missed = float(np.prod(1 - group["found"].to_numpy()))
-        weight = min(1 / max(1 - missed, 1e-9), MAX_WEIGHT)
-        gains = dict(zip(group["document_id"], group["relevance"], strict=True))
-        result.append(Judged(str(query), clusters[str(query)], weight, gains))
+        gains = dict(zip(group["document_id"], group["relevance"] / group["found"].clip(MIN_FOUND), strict=True))
+        result.append(Judged(str(query), clusters[str(query)], _ideal_dcg(gains.values()), gains))
     return result
+
+
+def _ideal_dcg(gains: Iterable[float]) -> float:
+    best = sorted(gains, reverse=True)[:DEPTH]
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(best, 1))
 
 
 def compare(
@@ -132,7 +139,7 @@ class Evidence:
 
 
 def evidence(results: Sequence[Result]) -> Evidence:
-    """One value a cluster. Within a cluster the weights of its queries are averaged first."""
+    """One value a cluster: the mean over its queries."""
     if not results:
         return Evidence((), 0)
     frame = pl.DataFrame(

@@ -2,11 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..retriever.encoder import has_bfloat16, load_model
+from ..retriever.encoder import best_device, has_bfloat16, load_model
 from .mine import Triplet
 from .recipe import FineTuning
 
@@ -42,6 +42,15 @@ def finetune(
     from sentence_transformers.training_args import BatchSamplers
     from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
+    half = has_bfloat16()
+
+    class HalfLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
+        """Also recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
+
+        def embed_minibatch_iter(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            with torch.autocast(best_device(), dtype=torch.bfloat16, enabled=half):
+                yield from super().embed_minibatch_iter(*args, **kwargs)
+
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             progress(state.global_step / max(state.max_steps, 1))
@@ -59,7 +68,7 @@ def finetune(
         per_device_eval_batch_size=dials.batch_size,
         learning_rate=dials.learning_rate,
         warmup_steps=0.1,
-        bf16=has_bfloat16(),
+        bf16=half,
         tf32=torch.cuda.is_available() or None,
         use_cpu=not torch.cuda.is_available(),
         batch_sampler=BatchSamplers.NO_DUPLICATES,
@@ -86,7 +95,7 @@ def finetune(
         args=arguments,
         train_dataset=_dataset(training),
         eval_dataset=_dataset(development) if judged else None,
-        loss=CachedMultipleNegativesRankingLoss(model, scale=1 / dials.temperature, mini_batch_size=MINI_BATCH),
+        loss=HalfLoss(model, scale=1 / dials.temperature, mini_batch_size=MINI_BATCH),
         callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
     trainer.remove_callback(PrinterCallback)

@@ -21,7 +21,7 @@ from ..retriever.releases import Releases, write_whole
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Release, Vectors
 from . import report
-from .clicks import Examination, count_people, estimate_examination, judge
+from .clicks import ClickModel, count_people, fit, judge
 from .corpus import Corpus, corpus_vectors, read_corpus
 from .evaluate import Result, compare, evidence, judged_queries, summary
 from .finetune import finetune
@@ -50,7 +50,7 @@ class Lessons:
     """What the log teaches: judgments of learners and of judges, and the pairs to train on."""
 
     parts: Parts
-    examination: Examination
+    clicks: ClickModel
     training: list[Pair]
     development: list[Pair]
     clicked: dict[str, set[str]]
@@ -188,10 +188,10 @@ class Night:
         everything = read_log(self._database, bounds, after=champion.lineage.get("log_seq", 0))
         impressions, robots = without_robots(everything, self._recipe.mining.max_searches_per_person)
         parts = split(impressions, self._recipe.split)
-        examination = estimate_examination(count_people(impressions))
+        model = fit(count_people(impressions))
         least = self._recipe.mining.min_relevance
-        training = positives(judge(count_people(parts.training), examination), least)
-        development = positives(judge(count_people(parts.development), examination), least)
+        training = positives(judge(count_people(parts.training), model), least)
+        development = positives(judge(count_people(parts.development), model), least)
         counts = {
             "searches": impressions["search"].n_unique(),
             "clicks": int(impressions["clicked"].sum()),
@@ -200,10 +200,12 @@ class Night:
             "queries": impressions["query"].n_unique(),
             "training_pairs": len(training),
             "development_pairs": len(development),
-            "examination": [round(float(x), 4) for x in examination.by_rank[:10]],
+            "examination_by_rank": [round(float(x), 4) for x in model.examination[:10]],
+            "click_rate_relevant": round(model.liking, 4),
+            "click_rate_noise": round(model.noise, 4),
         }
         clicked = ever_clicked(self._database, bounds)
-        return Lessons(parts, examination, training, development, clicked, counts, fingerprint(everything))
+        return Lessons(parts, model, training, development, clicked, counts, fingerprint(everything))
 
     def _check_enough(self, lessons: Lessons) -> None:
         found, least = len(lessons.training), self._recipe.mining.min_pairs
@@ -265,7 +267,7 @@ class Night:
         results = []
         for part in (lessons.parts.holdout, lessons.parts.development):
             clusters = dict(part.select("query", "cluster").unique().rows())
-            judged = judged_queries(judge(count_people(part), lessons.examination), clusters, alive)
+            judged = judged_queries(judge(count_people(part), lessons.clicks), clusters, alive)
             queries = [item.query for item in judged]
             first, second = (
                 (shadow, query_vectors(encoder.query, queries, side.release.dimension))

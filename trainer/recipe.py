@@ -13,7 +13,7 @@ class Mining(_Dials):
     """From judgments to training pairs."""
 
     min_pairs: int = Field(100, ge=10, description="fewer training pairs than this: the night is skipped")
-    min_relevance: float = Field(0.4, gt=0, lt=1, description="posterior relevance from which a pair is trained on")
+    min_relevance: float = Field(0.5, gt=0, lt=1, description="posterior relevance from which a pair is trained on")
     relative_margin: float = Field(
         0.05, ge=0, lt=1, description="a negative scores at least this share below its positive"
     )

@@ -2,17 +2,21 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from clickloop.plugin import cli
 from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
@@ -56,9 +60,57 @@ def data_dir(prepared: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path / "data"))
 
 
+@pytest.fixture
+def environment(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
+    """For processes: `data_dir`, or where a test has none of it an empty folder, and the tiny model."""
+    return os.environ | {
+        "CLICKLOOP_DATA_DIR": str(tmp_path / "data"),
+        "CLICKLOOP_MODEL": str(tiny_model),
+        "CLICKLOOP_SCHEDULE__ENABLED": "false",
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the program to its end in a process of its own: run("ingest", "-", input="…", VARIABLE="…")."""
+
+    def program(*arguments: str, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "clickloop.plugin.cli", *arguments],
+            input=input,
+            env=environment | variables,
+            cwd=tmp_path,
+            timeout=PATIENCE_SECONDS,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return program
+
+
+@pytest.fixture
+def here(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command to its end without a process of its own: its exit status, output and errors."""
+    for name in ("CLICKLOOP_DATA_DIR", "CLICKLOOP_MODEL", "CLICKLOOP_SCHEDULE__ENABLED"):
+        monkeypatch.setenv(name, environment[name])
+
+    def program(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clickloop", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return program
+
+
 @pytest.fixture(scope="session")
-def serving() -> Callable[[FastAPI], AbstractContextManager[str]]:
-    """Serves an app over real HTTP in a thread; gives its address."""
+def serving() -> Callable[..., AbstractContextManager[str]]:
+    """Serves an app over real HTTP in a thread and gives its address: serving(app), serving(app, lifespan="off")."""
     return _serving
 
 
@@ -93,8 +145,8 @@ def api(address: str, loop: ClickLoop) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def _serving(app: FastAPI) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+def _serving(app: FastAPI, lifespan: Literal["on", "off"] = "on") -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan=lifespan))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,9 +1,16 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import orjson
 import pytest
+
+from clickloop.plugin.app import create_app
+from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
 
@@ -34,6 +41,18 @@ def test_a_document_that_was_waited_for_is_found_at_once(api: httpx.Client) -> N
     for number in range(5):
         put(api, {"id": f"waited-{number}", "text": f"split the string {number}"})
         assert f"waited-{number}" in found(api, "split the string")
+
+
+def test_a_wait_that_is_too_long_ends_with_the_revision(
+    tmp_path: Path, settings_for: Callable[[Path], Settings], serving: Callable[..., AbstractContextManager[str]]
+) -> None:
+    loop = ClickLoop(settings_for(tmp_path / "data").model_copy(update={"wait_seconds": 0.05}))
+    headers = {"Authorization": f"Bearer {loop.keys.create('write')[1]}"}
+    with serving(create_app(loop), lifespan="off") as url, httpx.Client(base_url=url, headers=headers) as client:
+        answer = client.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}], "wait": True})
+        assert (answer.status_code, answer.json()["revision"]) == (504, 1)
+        assert client.get("/v1/documents/a").status_code == 200
+    loop.close()
 
 
 def test_revisions_grow_with_every_document(api: httpx.Client) -> None:
@@ -114,7 +133,7 @@ def test_a_replaced_document_shows_and_is_found_by_its_new_text(api: httpx.Clien
 
 
 def test_a_payload_is_kept_as_it_was(api: httpx.Client) -> None:
-    payload = {
+    payload: dict[str, Any] = {
         "nested": {"list": [1, 2.5, "three", None, True, {"deep": []}]},
         "null": None,
         "big": 2**53 + 1,
@@ -161,6 +180,8 @@ def test_a_payload_that_is_too_deep_to_be_kept_is_refused(api: httpx.Client) -> 
 
 
 def test_numbers_beyond_64_bits_do_not_break_a_batch(api: httpx.Client) -> None:
-    body = b'{"documents": [{"id": "huge", "text": "x", "payload": {"n": 123456789012345678901234567890}}], "wait": true}'
+    body = (
+        b'{"documents": [{"id": "huge", "text": "x", "payload": {"n": 123456789012345678901234567890}}], "wait": true}'
+    )
     assert api.post("/v1/documents", content=body, headers=JSON).status_code == 200
     assert orjson.loads(get(api, "huge").content)["payload"]["n"] == pytest.approx(123456789012345678901234567890)

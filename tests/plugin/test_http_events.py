@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from clickloop.plugin.loop import ClickLoop
 
 CLICK = {"query_id": "q", "action": "click", "document_id": "red-1"}
@@ -98,6 +99,7 @@ def test_the_same_events_from_eight_threads_count_once(api: httpx.Client, loop: 
         ({**CLICK, "action": ""}, "action"),
         ({**CLICK, "action": "click it"}, "action"),
         ({**CLICK, "document_id": "x" * 513}, "document_id"),
+        ({**CLICK, "document_id": "nul \u0000"}, "document_id"),
         ({**CLICK, "rank": 0}, "rank"),
         ({**CLICK, "rank": "1"}, "rank"),
         ({**CLICK, "position": 3}, "position"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from clickloop.plugin.loop import ClickLoop
 from clickloop.trainer import report
 from clickloop.trainer.evaluate import Result
@@ -32,13 +33,13 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
         cluster=HOSTILE,
         weight=1.0,
         champion=METRICS,
-        candidate={name: 0.75 for name in METRICS},
+        candidate=dict.fromkeys(METRICS, 0.75),
         champion_hits=[HOSTILE, "red-1"],
         candidate_hits=["red-1", HOSTILE],
         relevant={HOSTILE: 0.9},
     )
     decision = Decision("rejected", (HOSTILE,), Estimate(0.01, 0.1, -0.2, 0.2, 2), look=1, level=0.01, p_value=0.4)
-    worse = replace(result, candidate={name: 0.25 for name in METRICS})
+    worse = replace(result, candidate=dict.fromkeys(METRICS, 0.25))
     folder = loop.settings.data_dir / "runs" / queued.id
     folder.mkdir(parents=True)
     report.write_evidence(folder, [result, worse], decision)
@@ -214,5 +215,3 @@ def test_health_readiness_and_metrics_need_no_key(address: str, api: httpx.Clien
     values = dict(line.rsplit(" ", 1) for line in metrics.text.splitlines() if not line.startswith("#"))
     assert float(values["clickloop_search_seconds_count"]) >= 1
     assert values["clickloop_indexed_revision"] == values["clickloop_documents_revision"] == "12.0"
-
-

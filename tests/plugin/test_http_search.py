@@ -1,12 +1,16 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 
+from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Settings
 from clickloop.retriever.schema import searches
 
 JSON = {"Content-Type": "application/json"}
@@ -110,6 +114,7 @@ def test_every_search_has_its_own_query_id(api: httpx.Client) -> None:
         ({"query": ""}, "query"),
         ({"query": " \t\n\u00a0"}, "query"),
         ({"query": "x" * 100_000}, "query"),
+        ({"query": "nul \u0000"}, "query"),
         ({"query": "x", "k": 0}, "k"),
         ({"query": "x", "k": -1}, "k"),
         ({"query": "x", "k": 10_000}, "k"),
@@ -128,7 +133,7 @@ def test_every_search_has_its_own_query_id(api: httpx.Client) -> None:
 def test_a_wrong_value_is_refused_and_named(api: httpx.Client, body: dict[str, Any], field: str) -> None:
     answer = api.post("/v1/search", json=body)
     assert field in problem(answer, 422)
-    assert [error["name"] for error in answer.json()["errors"]][0].startswith(field)
+    assert next(error["name"] for error in answer.json()["errors"]).startswith(field)
     assert len(answer.content) < 2000, "the answer repeats what was sent"
 
 
@@ -177,6 +182,19 @@ def test_after_bad_requests_the_service_still_answers(api: httpx.Client) -> None
     for body in (b"{", b"x" * TOO_LARGE):
         api.post("/v1/search", content=body, headers=JSON)
     assert search(api)["hits"]
+
+
+def test_before_the_first_build_a_search_is_told_to_come_again(
+    tmp_path: Path, settings_for: Callable[[Path], Settings], serving: Callable[..., AbstractContextManager[str]]
+) -> None:
+    loop = ClickLoop(settings_for(tmp_path / "data"))
+    headers = {"Authorization": f"Bearer {loop.keys.create('search')[1]}"}
+    with serving(create_app(loop), lifespan="off") as url, httpx.Client(base_url=url, headers=headers) as client:
+        for answer in (client.post("/v1/search", json={"query": "red"}), client.get("/ready")):
+            assert "first" in problem(answer, 503)
+            assert int(answer.headers["retry-after"]) > 0
+        assert client.get("/health").status_code == 200
+    loop.close()
 
 
 def test_unknown_paths_and_methods_are_problems_too(api: httpx.Client) -> None:

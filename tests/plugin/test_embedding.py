@@ -1,0 +1,131 @@
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+from pydantic import SecretStr
+
+from clickloop.plugin import ClickLoop, Settings
+from clickloop.plugin.settings import Schedule
+from clickloop.retriever.errors import InUse, InvalidInput, ModelError
+from clickloop.retriever.locks import open_lock
+from clickloop.retriever.types import Document, Event, Who
+
+Serving = Callable[..., AbstractContextManager[str]]
+SettingsFor = Callable[[Path], Settings]
+
+
+def test_inside_a_hosts_app(data_dir: Path, settings_for: SettingsFor, serving: Serving) -> None:
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        seen.append("host starts")
+        yield
+        seen.append("host ends")
+
+    app = FastAPI(lifespan=lifespan)
+    loop = ClickLoop(settings_for(data_dir))
+    app.include_router(loop.router(), prefix="/search")
+
+    @app.get("/own")
+    def own() -> dict[str, str]:
+        raise HTTPException(418, "the host's own error")
+
+    headers = {"Authorization": f"Bearer {loop.keys.create('search')[1]}"}
+    with serving(app) as url, httpx.Client(base_url=url, headers=headers) as client:
+        loop.wait_until_ready()
+        answer = client.post("/search/v1/search", json={"query": "red list"})
+        assert answer.json()["hits"]
+        for refused, status in (
+            (client.post("/search/v1/search", json={"query": "x", "k": 0}), 422),
+            (client.post("/search/v1/search", content=b"{", headers={"Content-Type": "application/json"}), 422),
+            (client.post("/search/v1/search", json={"query": "x"}, headers={"Authorization": "Bearer no"}), 401),
+            (client.get("/search/v1/runs"), 403),
+        ):
+            assert refused.status_code == status
+            assert refused.headers["content-type"] == "application/problem+json"
+        hosts = client.get("/own")
+        assert (hosts.status_code, hosts.json()) == (418, {"detail": "the host's own error"})
+        assert client.get("/nothing").json() == {"detail": "Not Found"}
+    assert seen == ["host starts", "host ends"]
+    assert open_lock(loop.database, data_dir / "locks", "owner").acquire(), "the index is still held"
+
+
+def test_a_hosts_app_takes_the_preset_admin_key(data_dir: Path, settings_for: SettingsFor, serving: Serving) -> None:
+    preset = SecretStr("preset by the host")
+    loop = ClickLoop(settings_for(data_dir).model_copy(update={"admin_key": preset}))
+    app = FastAPI()
+    app.include_router(loop.router(), prefix="/search")
+    with serving(app) as url:
+        answer = httpx.get(
+            f"{url}/search/v1/releases", headers={"Authorization": f"Bearer {preset.get_secret_value()}"}
+        )
+    assert answer.status_code == 200, answer.text
+
+
+def test_without_http(data_dir: Path, settings_for: SettingsFor) -> None:
+    with ClickLoop(settings_for(data_dir)) as loop:
+        loop.add_documents([Document("new", "map", "a map of string")], wait=True)
+        hits = loop.search("map", k=3, who=Who(user_id="u"))
+        assert [hit.rank for hit in hits] == [1, 2, 3]
+        assert len(hits) == 3
+        assert hits[0].score >= hits[-1].score
+        assert loop.search("map", filter={"colour": "red"})[0].payload["colour"] == "red"
+        click = Event("e", hits.query_id, "click", hits[0].id, 1, Who(user_id="u"), None, 0.0)
+        assert (loop.add_events([click]).accepted, loop.add_events([click]).duplicates) == (1, 1)
+        loop.delete_document("new")
+        assert "new" not in [hit.id for hit in loop.search("map", k=100)]
+        with pytest.raises(InvalidInput, match="query"):
+            loop.search(" ")
+
+
+def test_the_first_search_starts_it(data_dir: Path, settings_for: SettingsFor) -> None:
+    loop = ClickLoop(settings_for(data_dir))
+    assert len(loop.search("red list")) == 10
+    loop.close()
+
+
+@pytest.mark.parametrize("schedule", [Schedule(enabled=False), Schedule(cron="0 0 29 2 *")], ids=["off", "on"])
+def test_closing_twice_is_no_error(data_dir: Path, settings_for: SettingsFor, schedule: Schedule) -> None:
+    with ClickLoop(settings_for(data_dir).model_copy(update={"schedule": schedule})) as loop:
+        assert loop.missing() == []
+        loop.close()
+    loop.close()
+
+
+def test_a_start_that_fails_says_why_and_lets_go_of_the_folder(data_dir: Path, settings_for: SettingsFor) -> None:
+    (lost,) = data_dir.glob("releases/*/release.json")
+    lost.rename(lost.with_name("lost"))
+    failed = ClickLoop(settings_for(data_dir))
+    with pytest.raises(ModelError, match=f"release {lost.parent.name} cannot be read.*restore"), failed:
+        pass
+    lost.with_name("lost").rename(lost)
+    with ClickLoop(settings_for(data_dir)) as loop:
+        assert len(loop.search("red list")) == 10
+
+
+def test_what_was_written_is_there_after_the_next_start(data_dir: Path, settings_for: SettingsFor) -> None:
+    with ClickLoop(settings_for(data_dir)) as loop:
+        loop.add_documents([Document("late", text="written just before the end")])
+    with ClickLoop(settings_for(data_dir)) as loop:
+        loop.wait_for(loop.documents.revision())
+        assert "late" in [hit.id for hit in loop.search("written just before the end", k=100)]
+
+
+def test_an_index_opens_once_and_the_second_is_told_what_to_do(data_dir: Path, settings_for: SettingsFor) -> None:
+    with ClickLoop(settings_for(data_dir)) as loop:
+        second = ClickLoop(settings_for(data_dir))
+        with pytest.raises(InUse, match=r"in use by process \d+.*qdrant\.url"):
+            second.start()
+        second.close()
+        assert len(loop.search("red list", k=1)) == 1
+
+
+def test_a_missing_model_is_named_before_anything_starts(tmp_path: Path) -> None:
+    loop = ClickLoop(Settings(data_dir=tmp_path / "data", model=str(tmp_path / "nothing here")))
+    with pytest.raises(ModelError, match="nothing here"):
+        loop.start()
+    loop.close()

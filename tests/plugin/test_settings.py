@@ -1,0 +1,146 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from clickloop.plugin.settings import Settings, SettingsError, read_settings
+from clickloop.retriever.errors import ClickLoopError
+
+SECRETS: dict[str, Any] = {
+    "admin_key": "topsecret-of-the-admin",
+    "database_url": "postgresql+psycopg://me:topsecret@db.example/clickloop",
+    "qdrant": {"url": "http://qdrant.example:6333", "api_key": "topsecret-of-qdrant"},
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, without a settings file."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(**given: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(**given)
+    return str(caught.value)
+
+
+def test_everything_has_a_default() -> None:
+    settings = read_settings()
+    assert settings.data_dir == Path("clickloop-data")
+    assert settings.durability == "process"
+    assert settings.qdrant.url is None
+    assert settings.schedule.enabled
+    assert settings.schedule.timezone == "UTC"
+    assert settings.promotion.mode == "auto"
+    assert settings.url() == f"sqlite:///{Path.cwd()}/clickloop-data/clickloop.db"
+
+
+def test_the_file_in_the_current_folder_is_read(folder: Path) -> None:
+    (folder / "clickloop.toml").write_text(
+        'model = "models/mine"\n[payload_indexes]\nlanguage = "keyword"\n[schedule]\ncron = "0 4 * * 1"\n'
+    )
+    settings = read_settings()
+    assert settings.model == "models/mine"
+    assert settings.payload_indexes == {"language": "keyword"}
+    assert settings.schedule.cron == "0 4 * * 1"
+    assert settings.schedule.enabled, "what the file does not say keeps its default"
+
+
+def test_the_environment_overrides_the_file_and_what_is_given_overrides_both(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "clickloop.toml").write_text('seed = 1\nmodel = "a"\n[promotion]\nmode = "approve"\nmin_queries = 70\n')
+    monkeypatch.setenv("CLICKLOOP_SEED", "2")
+    monkeypatch.setenv("CLICKLOOP_PROMOTION__MODE", "auto")
+    monkeypatch.setenv("CLICKLOOP_DATA_DIR", "from-environment")
+    settings = read_settings(data_dir=Path("given"), model=None)
+    assert (settings.seed, settings.model, settings.data_dir) == (2, "a", Path("given"))
+    assert (settings.promotion.mode, settings.promotion.min_queries) == ("auto", 70)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("sede = 1", ["sede"]),
+        ("[schedule]\nhour = 3", ["schedule.hour"]),
+        ('durability = "often"', ["durability", "often", "process"]),
+        ("seed = -1", ["seed", "-1"]),
+        ("max_tokens = 2", ["max_tokens", "2", "8"]),
+        ('wait_seconds = "long"', ["wait_seconds", "long"]),
+        ('[payload_indexes]\nlanguage = "text"', ["payload_indexes.language", "text", "keyword"]),
+        ('[schedule]\ncron = "every night"', ["schedule.cron", "every night"]),
+        ('[schedule]\ncron = "99 2 * * *"', ["schedule.cron", "99 2 * * *"]),
+        ('[schedule]\ntimezone = "Mars/Olympus"', ["schedule.timezone", "Mars/Olympus"]),
+        ('[promotion]\nmode = "ask"\nmin_recall = 2', ["promotion.mode", "ask", "promotion.min_recall", "2"]),
+        ("seed = = 1", ["clickloop.toml", "line 1"]),
+    ],
+)
+def test_a_wrong_setting_in_the_file_is_named_with_its_value(folder: Path, file: str, said: list[str]) -> None:
+    (folder / "clickloop.toml").write_text(file)
+    message = refused()
+    assert [part for part in said if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CLICKLOOP_SEED", "many", ["seed", "many"]),
+        ("CLICKLOOP_SPLIT__HOLDOUT", "1.5", ["split.holdout", "1.5"]),
+        ("CLICKLOOP_SCHEDULE__CRONN", "x", ["schedule.cronn"]),
+        ("CLICKLOOP_PAYLOAD_INDEXES", "language", ["payload_indexes"]),
+        ("CLICKLOOP_DATABASE_URL", "no address", ["database_url"]),
+    ],
+)
+def test_a_wrong_setting_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: list[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    message = refused()
+    assert [part for part in said if part not in message] == []
+    assert "clickloop.toml" not in message, "nobody finds it there"
+
+
+def test_a_settings_error_is_one_of_our_own() -> None:
+    assert issubclass(SettingsError, ClickLoopError)
+
+
+def test_secrets_are_never_shown() -> None:
+    settings = Settings(**SECRETS)
+    for shown in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "topsecret" not in shown
+    assert settings.url() == SECRETS["database_url"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"admin_key": "topsecret"},
+        {"admin_key": ["topsecret-as-a-list"]},
+        {"database_url": {"password": "topsecret"}},
+        {"qdrant": {"url": 5, "api_key": "topsecret-of-qdrant"}},
+        {"qdrant": {"api_key": ["topsecret"]}},
+        {"qdrant": {"apikey": "topsecret, but the name is misspelt"}},
+        {**SECRETS, "durability": "often"},
+    ],
+)
+def test_no_error_shows_a_secret(given: dict[str, Any]) -> None:
+    assert "topsecret" not in refused(**given)
+    with pytest.raises(ValidationError) as caught:
+        Settings(**given)
+    assert "topsecret" not in str(caught.value)
+
+
+def test_a_child_gets_the_same_settings_with_their_secrets(folder: Path) -> None:
+    (folder / "clickloop.toml").write_text("[mining]\nmin_pairs = 33\n")
+    settings = read_settings(**SECRETS, data_dir=Path("relative"), payload_indexes={"year": "integer"}, seed=7)
+    child = Settings(**settings.for_child())
+    assert child.url() == settings.url()
+    assert child.qdrant == settings.qdrant
+    assert child.recipe == settings.recipe
+    assert child.mining.min_pairs == 33
+    assert child.data_dir == folder / "relative"
+    assert child.model_dump(exclude={"data_dir", "admin_key"}) == settings.model_dump(exclude={"data_dir", "admin_key"})
+    assert child.admin_key is None, "a nightly run needs no key of the API"

@@ -1,0 +1,133 @@
+"""A new index goes live only when it holds exactly what was judged."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clickloop.retriever.edge import EdgeStore
+from clickloop.retriever.errors import IndexFault
+from clickloop.retriever.filters import parse_filter
+from clickloop.retriever.index import Index
+from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
+from clickloop.trainer.corpus import Corpus
+from clickloop.trainer.promote import build_index, check_index, query_vectors
+
+DIMENSION, COUNT = 16, 600
+RELEASE = Release("r1", None, DIMENSION, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
+Build = Callable[[Corpus, Vectors], Index]
+
+
+def unit(count: int, seed: int) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    scaled: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled
+
+
+def corpus_of(keys: list[int]) -> Corpus:
+    documents = [StoredDocument(key, key, False, Document(f"d{key}", payload={"odd": key % 2})) for key in keys]
+    return Corpus(max(keys, default=0), documents, np.array(keys, dtype=np.int64))
+
+
+KEYS = list(range(1, 2 * COUNT, 2))  # with gaps, as deletes leave them
+CORPUS, VECTORS, QUERIES = corpus_of(KEYS), unit(COUNT, 1), unit(50, 2)
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    store, made = EdgeStore(tmp_path / "index", {}), list[Index]()
+
+    def one(corpus: Corpus, vectors: Vectors) -> Index:
+        made.append(build_index(store, f"build-{len(made)}", RELEASE, corpus, vectors, lambda _share: None))
+        return made[-1]
+
+    yield one
+    for index in made:
+        index.close()
+
+
+def check(index: Index, queries: Vectors = QUERIES) -> dict[str, float]:
+    return check_index(index, CORPUS, VECTORS, queries, min_recall=0.98)
+
+
+def test_what_was_judged_passes_the_check(build: Build) -> None:
+    found = check(build(CORPUS, VECTORS))
+    assert found["recall@10"] == 1
+    assert found["query_ms"] > 0
+
+
+def test_an_index_is_found_whole_after_it_was_closed(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "index", {})
+    build_index(store, "build", RELEASE, CORPUS, VECTORS, lambda _share: None).close()
+    opened = store.open("build")
+    assert check(opened)["recall@10"] == 1
+    opened.close()
+
+
+def test_payloads_are_built_in(build: Build) -> None:
+    index = build(corpus_of([1, 2, 3]), VECTORS[:3])
+    assert {hit.key for hit in index.query(QUERIES[0], 10, parse_filter({"odd": 1}))} == {1, 3}
+
+
+def test_progress_rises_to_1(tmp_path: Path) -> None:
+    shares: list[float] = []
+    build_index(EdgeStore(tmp_path / "index", {}), "build", RELEASE, CORPUS, VECTORS, shares.append).close()
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_a_missing_document_is_a_fault(build: Build) -> None:
+    index = build(corpus_of(KEYS[:-1]), VECTORS[:-1])
+    with pytest.raises(IndexFault, match="holds 599 documents instead of 600"):
+        check(index)
+
+
+def test_a_document_too_many_is_a_fault(build: Build) -> None:
+    index = build(CORPUS, VECTORS)
+    index.upsert([2], VECTORS[:1], [{}])
+    with pytest.raises(IndexFault, match="holds 601 documents instead of 600"):
+        check(index)
+
+
+def test_a_changed_vector_is_a_fault(build: Build) -> None:
+    changed = VECTORS.copy()
+    changed[-1] = VECTORS[0]
+    with pytest.raises(IndexFault, match=f"another vector for key {KEYS[-1]} "):
+        check(build(CORPUS, changed))
+
+
+def test_too_low_a_recall_is_a_fault(build: Build) -> None:
+    """All vectors but those that the check samples are others."""
+    sampled = np.linspace(0, COUNT - 1, num=50, dtype=int)
+    others = unit(COUNT, 3)
+    others[sampled] = VECTORS[sampled]
+    with pytest.raises(IndexFault, match=r"recall@10 .* is 0\.\d+, needed 0\.98"):
+        check(build(CORPUS, others))
+
+
+def test_without_queries_count_and_vectors_are_still_checked(build: Build) -> None:
+    nothing = QUERIES[:0]
+    assert check(build(CORPUS, VECTORS), nothing)["recall@10"] == 1
+    with pytest.raises(IndexFault, match="another vector"):
+        check(build(CORPUS, unit(COUNT, 3)), nothing)
+
+
+def test_queries_are_encoded_one_by_one() -> None:
+    asked: list[str] = []
+
+    def encode(query: str) -> Vectors:
+        asked.append(query)
+        vector: Vectors = QUERIES[len(asked)]
+        return vector
+
+    np.testing.assert_array_equal(query_vectors(encode, ["a", "b"], DIMENSION), QUERIES[1:3])
+    assert asked == ["a", "b"]
+    assert query_vectors(encode, [], DIMENSION).shape == (0, DIMENSION)
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="the check looks the key up without asking whether it is there")
+def test_another_document_in_the_place_of_one_is_a_fault(build: Build) -> None:
+    index = build(corpus_of([*KEYS[:-1], KEYS[-1] + 1]), VECTORS)
+    with pytest.raises(IndexFault, match=str(KEYS[-1])):
+        check(index)

@@ -1,0 +1,226 @@
+"""What a night reads from the log, through the real log and database."""
+
+from collections.abc import Iterator
+from random import Random
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clickloop.retriever.database import Database
+from clickloop.retriever.log import SearchLog
+from clickloop.retriever.types import Event, Search, Shown, Who
+from clickloop.trainer.snapshot import (
+    Bounds,
+    bounds_now,
+    cluster_of,
+    ever_clicked,
+    fingerprint,
+    normalised,
+    read_log,
+    without_robots,
+)
+
+COLUMNS = ["search", "query", "person", "document_id", "rank", "propensity", "clicked", "cluster"]
+DOCUMENTS = ("a", "b", "c")
+
+
+class Traffic:
+    """Writes searches and events as the service does; every write is committed when a method returns."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.log = SearchLog(database)
+        self._number = 0
+
+    def search(
+        self, query_id: str, query: str = "sort a map", who: Who | None = None, shown: tuple[str, ...] = DOCUMENTS
+    ) -> None:
+        results = [Shown(rank, document_id, "live") for rank, document_id in enumerate(shown, start=1)]
+        self.log.record(Search(query_id, query, 10, None, "b1", "r1", results, who or Who(user_id="ann"), 1.0, 100.0))
+        self.event("nobody-asked", "x")  # acknowledged after everything before it
+
+    def event(self, query_id: str, document_id: str, action: str = "click") -> None:
+        self._number += 1
+        self.log.add([Event(f"e{self._number}", query_id, action, document_id, 1, Who(), None, 100.0)])
+
+    def bounds(self) -> Bounds:
+        return bounds_now(self.database)
+
+    def read(self) -> pl.DataFrame:
+        return read_log(self.database, self.bounds())
+
+    def clicked(self) -> list[tuple[int, str]]:
+        return clicked(self.read())
+
+
+def clicked(log: pl.DataFrame) -> list[tuple[int, str]]:
+    """(search, document) of every clicked result."""
+    return log.filter("clicked").select("search", "document_id").rows()
+
+
+@pytest.fixture
+def traffic(database: Database) -> Iterator[Traffic]:
+    made = Traffic(database)
+    yield made
+    made.log.close()
+
+
+def test_every_shown_result_is_one_row_in_the_order_shown(traffic: Traffic) -> None:
+    traffic.search("q1", shown=("b", "a"))
+    traffic.search("q2", shown=("c",))
+    traffic.search("q3", shown=())
+    log = traffic.read()
+    assert log.columns == COLUMNS
+    assert log.select("search", "document_id", "rank").rows() == [(1, "b", 1), (1, "a", 2), (2, "c", 1)]
+    assert log["propensity"].to_list() == [1.0] * 3
+    assert not log["clicked"].any()
+
+
+def test_a_click_belongs_to_the_search_and_the_document_it_names(traffic: Traffic) -> None:
+    for query_id in ("q1", "q2"):
+        traffic.search(query_id)
+    traffic.event("q2", "b")
+    assert traffic.clicked() == [(2, "b")]
+
+
+def test_repeated_clicks_make_no_new_rows(traffic: Traffic) -> None:
+    traffic.search("q1")
+    for action in ("click", "click", "purchase"):
+        traffic.event("q1", "c", action)
+    assert traffic.clicked() == [(1, "c")]
+    assert len(traffic.read()) == 3
+
+
+@pytest.mark.parametrize("action", ["click", "add_to_cart", "purchase"])
+def test_what_follows_a_click_counts_as_one(traffic: Traffic, action: str) -> None:
+    traffic.search("q1")
+    traffic.event("q1", "a", action)
+    assert traffic.clicked() == [(1, "a")]
+
+
+def test_events_that_mean_nothing_are_left_out(traffic: Traffic) -> None:
+    traffic.search("q1")
+    traffic.event("no-such-query", "a")
+    traffic.event("q1", "never-shown")
+    for action in ("impression", "hover", "Click", ""):
+        traffic.event("q1", "a", action)
+    assert traffic.clicked() == []
+    assert len(traffic.read()) == 3
+
+
+def test_what_arrives_after_the_bounds_waits_for_the_next_night(traffic: Traffic) -> None:
+    traffic.search("q1")
+    traffic.event("q1", "a")
+    tonight = traffic.bounds()
+    before = read_log(traffic.database, tonight)
+    traffic.event("q1", "b")
+    traffic.search("q2")
+    traffic.event("q2", "a")
+    assert read_log(traffic.database, tonight).equals(before)
+    assert clicked(before) == [(1, "a")]
+    assert traffic.clicked() == [(1, "a"), (1, "b"), (2, "a")]
+
+
+def test_only_searches_after_a_number_are_read(traffic: Traffic) -> None:
+    for query_id in ("q1", "q2", "q3"):
+        traffic.search(query_id)
+        traffic.event(query_id, "a")
+    later = read_log(traffic.database, traffic.bounds(), after=2)
+    assert later["search"].unique().to_list() == [3]
+    assert clicked(later) == [(3, "a")]
+    assert read_log(traffic.database, traffic.bounds(), after=3).is_empty()
+
+
+def test_a_late_event_of_an_early_search_counts(traffic: Traffic) -> None:
+    traffic.search("q1")
+    traffic.search("q2")
+    assert traffic.clicked() == []
+    traffic.event("q1", "c")
+    assert traffic.clicked() == [(1, "c")]
+
+
+def test_queries_in_other_case_and_spacing_are_one_query(traffic: Traffic) -> None:
+    for number, query in enumerate(["Sort a  Map", "  sort a map ", "sort\ta\nmap", "SORT A MAP"]):
+        traffic.search(f"q{number}", query)
+    assert traffic.read()["query"].unique().to_list() == ["sort a map"]
+
+
+def test_near_duplicates_share_a_cluster_and_others_do_not(traffic: Traffic) -> None:
+    same = ["sort a map", "How to sort maps?", "map, sort", "sort the map!"]
+    other = ["sort a list", "sort"]
+    for number, query in enumerate([*same, *other]):
+        traffic.search(f"q{number}", query)
+    clusters = dict(traffic.read().select("query", "cluster").unique().rows())
+    assert len({clusters[normalised(query)] for query in same}) == 1
+    assert len(set(clusters.values())) == 3
+
+
+def test_an_empty_log_has_all_columns(traffic: Traffic) -> None:
+    empty = traffic.read()
+    assert (empty.columns, len(empty)) == (COLUMNS, 0)
+    traffic.search("q1")
+    assert empty.schema == traffic.read().schema
+
+
+def test_a_person_is_the_best_known_of_user_client_session_and_search(traffic: Traffic) -> None:
+    everything = Who(client_id="client", session_id="session", user_id="user")
+    people = [everything, Who(client_id="client", session_id="session"), Who(session_id="session"), Who()]
+    for number, who in enumerate(people):
+        traffic.search(f"q{number}", who=who, shown=("a",))
+    assert traffic.read()["person"].to_list() == ["user", "client", "session", "q3"]
+
+
+def test_people_who_search_too_much_are_left_out_and_counted(traffic: Traffic) -> None:
+    for number in range(5):
+        traffic.search(f"robot-{number}", who=Who(user_id="robot"))
+    for number in range(4):
+        traffic.search(f"busy-{number}", who=Who(user_id="busy"))
+    log = traffic.read()
+    kept, robots = without_robots(log, 4)
+    assert (kept["person"].unique().to_list(), robots) == (["busy"], 1)
+    assert kept.equals(log.filter(pl.col("person") == "busy"))
+    assert without_robots(log, 5)[1] == 0
+    assert without_robots(log.clear(), 5)[1] == 0
+
+
+def test_the_fingerprint_tells_one_more_click_and_nothing_else(traffic: Traffic) -> None:
+    traffic.search("q1")
+    first = fingerprint(traffic.read())
+    assert first == fingerprint(traffic.read())
+    traffic.event("q1", "never-shown")
+    assert first == fingerprint(traffic.read())
+    traffic.event("q1", "b")
+    second = fingerprint(traffic.read())
+    traffic.search("q2")
+    assert len({first, second, fingerprint(traffic.read()), fingerprint(traffic.read().clear())}) == 4
+
+
+def test_ever_clicked_remembers_the_whole_history_up_to_the_bounds(traffic: Traffic) -> None:
+    traffic.search("q1", "Sort a map")
+    traffic.search("q2", "sort  a map")
+    traffic.search("q3", "split a string")
+    traffic.event("q1", "a")
+    traffic.event("q2", "c", "purchase")
+    traffic.event("q3", "b")
+    traffic.event("q3", "a", "hover")
+    traffic.event("no-such-query", "a")
+    tonight = traffic.bounds()
+    traffic.event("q3", "c")
+    expected = {"sort a map": {"a", "c"}, "split a string": {"b"}}
+    assert ever_clicked(traffic.database, tonight) == expected
+    assert ever_clicked(traffic.database, traffic.bounds())["split a string"] == {"b", "c"}
+
+
+@given(st.text(max_size=30))
+def test_spacing_changes_neither_the_query_nor_its_cluster(query: str) -> None:
+    spaced = f"  {query.replace(' ', '   ')} "
+    assert normalised(spaced) == normalised(query)
+    assert cluster_of(spaced) == cluster_of(query)
+
+
+@given(st.lists(st.text("abcäß12", min_size=3, max_size=8), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_the_same_words_in_any_order_are_one_cluster(words: list[str], random: Random) -> None:
+    shuffled = random.sample(words, len(words))
+    assert cluster_of(" the ".join(shuffled).upper() + "?") == cluster_of(", ".join(words))
