@@ -40,18 +40,20 @@ class ClickModel:
 
 
 def count_people(log: pl.DataFrame) -> pl.DataFrame:
-    """One row per (query, document, rank): how many people saw the document there, how many of them clicked.
+    """One row per (query, document, rank): how many people saw the document there, how many of them clicked; `best` is
+    the best rank at which the pair was ever shown.
 
     A person counts once for a pair, at the rank of the click or else at the best rank shown, so that nobody gains
     weight by repeating.
     """
     people = (
-        log.sort("clicked", "rank", descending=[True, False])
+        log.with_columns(best=pl.col("rank").min().over("query", "document_id"))
+        .sort("clicked", "rank", descending=[True, False])
         .group_by("query", "person", "document_id", maintain_order=True)
-        .agg(pl.col("clicked").first(), pl.col("rank").first())
+        .agg(pl.col("clicked").first(), pl.col("rank").first(), pl.col("best").first())
     )
     return (
-        people.group_by("query", "document_id", "rank")
+        people.group_by("query", "document_id", "rank", "best")
         .agg(views=pl.len().cast(pl.Float64), clicks=pl.col("clicked").sum().cast(pl.Float64))
         .sort("query", "document_id", "rank")
     )
@@ -64,11 +66,11 @@ def fit(counts: pl.DataFrame) -> ClickModel:
     rank, views, clicks = _columns(counts)
     pair = _pair(counts)
     skips = views - clicks
-    best = _best_rank(pair, rank)
+    best = _best_rank(counts, pair)
     pairs_at = np.bincount(best, minlength=ranks)
     model = ClickModel(prior, LIKING, NOISE, np.full(ranks, SHARE))
     for _ in range(ROUNDS):
-        posterior = _posterior(pair, rank, views, clicks, model)
+        posterior = _posterior(pair, best, rank, views, clicks, model)
         relevant = posterior[pair]
         right, wrong = model.clicked(rank)
         looks = model.examination[rank]
@@ -88,7 +90,12 @@ def fit(counts: pl.DataFrame) -> ClickModel:
             float(np.clip(noise * examination[0], 1e-4, 0.5 * liking * examination[0])),
             share,
         )
-        moved = np.abs(updated.examination - model.examination).max() + abs(updated.liking - model.liking)
+        moved = max(
+            np.abs(updated.examination - model.examination).max(),
+            np.abs(updated.share - model.share).max(),
+            abs(updated.liking - model.liking),
+            abs(updated.noise - model.noise),
+        )
         model = updated
         if moved < TOLERANCE:
             break
@@ -102,7 +109,7 @@ def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     """
     rank, views, clicks = _columns(counts)
     pair = _pair(counts)
-    relevance = _posterior(pair, rank, views, clicks, model)
+    relevance = _posterior(pair, _best_rank(counts, pair), rank, views, clicks, model)
     right, _wrong = model.clicked(rank)
     missed = np.exp(np.bincount(pair, views * np.log1p(-np.minimum(right, 1 - 1e-9))))
     keys = counts.select("query", "document_id").with_columns(pair=pair)
@@ -120,20 +127,20 @@ def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     )
 
 
-def _posterior(pair: Ints, rank: Ints, views: Floats, clicks: Floats, model: ClickModel) -> Floats:
+def _posterior(pair: Ints, best: Ints, rank: Ints, views: Floats, clicks: Floats, model: ClickModel) -> Floats:
     """The probability that each pair is relevant, by Bayes over all its views."""
     right, wrong = model.clicked(rank)
     skips = views - clicks
     evidence = clicks * np.log(right / wrong) + skips * (np.log1p(-right) - np.log1p(-wrong))
-    share = model.share[np.minimum(_best_rank(pair, rank), len(model.share) - 1)]
+    share = model.share[np.minimum(best, len(model.share) - 1)]
     odds = np.bincount(pair, evidence) + np.log(share / (1 - share))
-    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -50, 50))))
+    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -30, 30))))
 
 
-def _best_rank(pair: Ints, rank: Ints) -> Ints:
-    """The best rank, from 0, at which each pair was shown."""
-    best = np.full(int(pair.max(initial=-1)) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(best, pair, rank)
+def _best_rank(counts: pl.DataFrame, pair: Ints) -> Ints:
+    """The best rank, from 0, of each pair."""
+    best = np.zeros(int(pair.max(initial=-1)) + 1, dtype=np.int64)
+    best[pair] = counts["best"].to_numpy().astype(np.int64) - 1
     return best
 
 

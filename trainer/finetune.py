@@ -38,13 +38,13 @@ def finetune(
     import torch
     from datasets import disable_progress_bars
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
-    from sentence_transformers.training_args import BatchSamplers
+    from sentence_transformers.base.sampler import BatchSamplers
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
     half = has_bfloat16()
 
-    class HalfLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
+    class HalfLoss(CachedMultipleNegativesRankingLoss):
         """Also recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
 
         def embed_minibatch_iter(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -58,6 +58,9 @@ def finetune(
     disable_progress_bars()
     torch.manual_seed(seed)
     model = load_model(str(model_folder))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = len(development) > 1

@@ -98,9 +98,11 @@ def guarded_p(values: Sequence[float]) -> float:
     found = estimate(values)
     if found.n < 2 or found.mean <= 0:
         return 1.0
-    if found.error == 0:
+    if found.error < 1e-12 * max(abs(value) for value in values):
         return 1.0  # every unit the same: no noise to measure the mean against
-    z = found.mean / found.error
+    root = math.sqrt(found.n)
     lean = max(-float(skew(values)), 0.0)
-    log_p = float(norm.logsf(z)) + lean * z**3 / (3 * math.sqrt(found.n)) + z**4 / (4 * found.n)
+    # Beyond this z the correction would grow faster than the evidence.
+    z = min(found.mean / found.error, root * (math.sqrt(lean**2 + 4) - lean) / 2)
+    log_p = float(norm.logsf(z)) + lean * z**3 / (3 * root) + z**4 / (4 * found.n)
     return math.exp(min(log_p, 0.0))

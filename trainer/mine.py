@@ -51,12 +51,12 @@ def triplets(
     kept = [pair for pair in pairs if pair.document_id in texts]
     if not kept:
         return []
-    # What the miner knows as a positive of a query it never takes for a negative of it.
-    known = {(pair.query, pair.document_id) for pair in kept}
-    queries = {pair.query for pair in kept}
-    excluded = {(q, d) for q in queries for d in clicked.get(q, ()) if d in texts} | known
-    rows = sorted(excluded)
-    dataset = Dataset.from_dict({"query": [q for q, _ in rows], "positive": [texts[d] for _, d in rows]})
+    forbidden = {
+        query: {texts[id_] for id_ in clicked.get(query, ()) if id_ in texts} for query in {pair.query for pair in kept}
+    }
+    dataset = Dataset.from_dict(
+        {"query": [pair.query for pair in kept], "positive": [texts[pair.document_id] for pair in kept]}
+    )
     mined = mine_hard_negatives(
         dataset,
         champion,  # type: ignore[arg-type]
@@ -64,25 +64,27 @@ def triplets(
         positive_column_name="positive",
         corpus=list(texts.values()),
         relative_margin=relative_margin,
-        num_negatives=1,
+        # Enough that one is left after those that somebody clicked: these are no positives, nor negatives.
+        num_negatives=1 + max(len(found) for found in forbidden.values()),
         sampling_strategy="top",
         output_format="triplet",
         use_faiss=False,
         verbose=False,
     )
-    negatives = {(row["query"], row["positive"]): row["negative"] for row in mined}
+    negatives: dict[tuple[str, str], str] = {}
+    for row in mined:  # the hardest of a pair come first
+        if row["negative"] not in forbidden[row["query"]]:
+            negatives.setdefault((row["query"], row["positive"]), row["negative"])
     random = np.random.default_rng(seed)
-    pool = list(texts.values())
+    pool = sorted(set(texts.values()))
     result = []
     for pair in kept:
         positive = texts[pair.document_id]
         negative = negatives.get((pair.query, positive))
         if negative is None:
-            forbidden = {texts[d] for d in clicked.get(pair.query, ()) if d in texts} | {positive}
-            choices = [
-                pool[i] for i in random.choice(len(pool), size=min(len(pool), len(forbidden) + 1), replace=False)
-            ]
-            negative = next((text for text in choices if text not in forbidden), None)
+            out = forbidden[pair.query] | {positive}
+            drawn = random.choice(len(pool), size=min(len(pool), len(out) + 1), replace=False)
+            negative = next((pool[i] for i in drawn if pool[i] not in out), None)
         if negative is not None:
             result.append(Triplet(pair.query, positive, negative))
     return result

@@ -3,8 +3,8 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from .mine import Pair, StoredVectors, Triplet, positives, triplets
 from .promote import build_index, check_index, hand_over, mark_ready, query_vectors
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
-from .snapshot import Bounds, bounds_now, ever_clicked, fingerprint, read_log, without_robots
+from .snapshot import Bounds, bounds_now, ever_clicked, fingerprint, read_log, without_robots, wordings
 from .split import Parts, split
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Lessons:
     training: list[Pair]
     development: list[Pair]
     clicked: dict[str, set[str]]
+    wordings: dict[str, str]
     counts: dict[str, Any]
     data_sha256: str
 
@@ -134,7 +135,7 @@ class Night:
         steps.begin("reading the log")
         lessons = self._read(run, champion_release)
         self._runs.detail(run.id, mining=lessons.counts, lineage=self._lineage(champion_release, lessons))
-        self._check_enough(lessons)
+        self._check_enough(len(lessons.training))
 
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
@@ -205,10 +206,12 @@ class Night:
             "click_rate_noise": round(model.noise, 4),
         }
         clicked = ever_clicked(self._database, bounds)
-        return Lessons(parts, model, training, development, clicked, counts, fingerprint(everything))
+        return Lessons(
+            parts, model, training, development, clicked, wordings(impressions), counts, fingerprint(everything)
+        )
 
-    def _check_enough(self, lessons: Lessons) -> None:
-        found, least = len(lessons.training), self._recipe.mining.min_pairs
+    def _check_enough(self, found: int) -> None:
+        least = self._recipe.mining.min_pairs
         if found < least:
             raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")
 
@@ -218,14 +221,15 @@ class Night:
         encoder = open_encoder(self._releases.folder(champion.release.id), champion.release)
         queries = sorted({pair.query for pair in [*lessons.training, *lessons.development]})
         known = StoredVectors(
-            list(texts.values()), champion.vectors, {query: encoder.query(query) for query in queries}
+            list(texts.values()), champion.vectors, {query: encoder.query(lessons.wordings[query]) for query in queries}
         )
         margin, seed = self._recipe.mining.relative_margin, self._recipe.seed
         training, development = (
             triplets(pairs, lessons.clicked, texts, known, relative_margin=margin, seed=seed)
             for pairs in (lessons.training, lessons.development)
         )
-        return training, development
+        self._check_enough(len(training))
+        return _worded(training, lessons.wordings), _worded(development, lessons.wordings)
 
     def _train(
         self,
@@ -268,9 +272,9 @@ class Night:
         for part in (lessons.parts.holdout, lessons.parts.development):
             clusters = dict(part.select("query", "cluster").unique().rows())
             judged = judged_queries(judge(count_people(part), lessons.clicks), clusters, alive)
-            queries = [item.query for item in judged]
+            asked = [lessons.wordings[item.query] for item in judged]
             first, second = (
-                (shadow, query_vectors(encoder.query, queries, side.release.dimension))
+                (shadow, query_vectors(encoder.query, asked, side.release.dimension))
                 for (side, shadow), encoder in zip(sides, encoders, strict=True)
             )
             results.append(compare(judged, first, second, ids))
@@ -351,6 +355,11 @@ class _Steps:
         if now - self._written > 1.0:
             self._written = now
             self._runs.update(self._run_id, progress=share)
+
+
+def _worded(found: Sequence[Triplet], texts: Mapping[str, str]) -> list[Triplet]:
+    """The triplets with their queries as people wrote them."""
+    return [replace(triplet, query=texts[triplet.query]) for triplet in found]
 
 
 def _metrics(results: Sequence[Result], decision: Decision) -> dict[str, Any]:

@@ -51,8 +51,11 @@ def check_index(
     sample = np.linspace(0, len(corpus.keys) - 1, num=min(50, len(corpus.keys)), dtype=int)
     stored = index.vectors(corpus.keys[sample].tolist())
     for row in sample:
-        if not np.allclose(stored[int(corpus.keys[row])], vectors[row], atol=1e-4):
-            raise IndexFault(f"the new index holds another vector for key {corpus.keys[row]} than was judged")
+        found_vector = stored.get(int(corpus.keys[row]))
+        if found_vector is None or not np.allclose(found_vector, vectors[row], atol=1e-4):
+            raise IndexFault(
+                f"the new index holds no vector, or another one, for key {corpus.keys[row]} than was judged"
+            )
     queries = queries[:CHECKED_QUERIES]
     exact = ShadowIndex(corpus.keys, vectors).query(queries, DEPTH)[0]
     shares, times = [], []

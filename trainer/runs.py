@@ -165,7 +165,8 @@ class Runs:
             self._end(connection, run, f"rejected by {who}")
 
     def _supersede(self, connection: Connection, run_id: str) -> None:
-        others = select(runs).where(runs.c.state == "waiting", runs.c.id != run_id)
+        waiting = (runs.c.state == "waiting") & (runs.c.step != "switching")  # an approved one is on its way
+        others = select(runs).where(waiting, runs.c.id != run_id)
         for row in connection.execute(others).all():
             self._end(connection, _run(row), f"superseded by {run_id}")
 

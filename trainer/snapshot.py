@@ -15,6 +15,7 @@ CLICKS = ("click", "add_to_cart", "purchase")  # later actions follow a click
 SCHEMA = {
     "search": pl.Int64,
     "query": pl.String,
+    "text": pl.String,
     "person": pl.String,
     "document_id": pl.String,
     "rank": pl.Int64,
@@ -40,16 +41,17 @@ def bounds_now(database: Database) -> Bounds:
 
 
 def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame:
-    """Impressions (`SCHEMA`) plus `cluster`, sorted by search and rank. `query` is normalised: what is asked again in
-    other case or spacing is the same query. A cluster holds its near-duplicates. Only searches later than number
-    `after` are read.
+    """Impressions (`SCHEMA`) plus `cluster`, sorted by search and rank; only searches later than number `after`.
 
-    Events of unknown queries, of documents that were not shown, and with other actions than CLICKS do not appear.
+    `text` is what was asked; `query` is normalised: what is asked again in other case or spacing is the same query. A
+    cluster holds its near-duplicates. Events of unknown queries, of documents that were not shown, and with other
+    actions than CLICKS do not appear.
     """
     impressions = (
         select(
             searches.c.seq.label("search"),
             searches.c.query,
+            searches.c.query.label("text"),
             func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id).label(
                 "person"
             ),
@@ -91,6 +93,13 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
     return joined.with_columns(query=pl.col("normal")).drop("normal")
 
 
+def wordings(log: pl.DataFrame) -> dict[str, str]:
+    """For each query the text in which it was asked most often: what the encoder reads."""
+    counted = log.group_by("query", "text").agg(pl.col("search").n_unique())
+    ordered = counted.sort("query", "search", "text", descending=[False, True, False])
+    return dict(ordered.group_by("query", maintain_order=True).first().select("query", "text").rows())
+
+
 def ever_clicked(database: Database, bounds: Bounds) -> dict[str, set[str]]:
     """The documents that anybody ever clicked for a query, in the whole history: never its negatives."""
     clicks = (
@@ -120,7 +129,7 @@ def cluster_of(query: str) -> str:
     """The same text for queries that differ only in case, punctuation, order, plural s or small words."""
     words = re.findall(r"\w+|[^\w\s]+", normalised(query))
     kept = [_stem(word) for word in words if word[0].isalnum() and word not in SMALL_WORDS]
-    return " ".join(sorted(set(kept))) or " ".join(words)
+    return " ".join(sorted(set(kept))) or " ".join(sorted(words))
 
 
 def fingerprint(log: pl.DataFrame) -> str:

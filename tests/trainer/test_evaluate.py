@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from clickloop.retriever.shadow import ShadowIndex
 from clickloop.retriever.types import Vectors
 from clickloop.trainer.evaluate import (
-    MAX_WEIGHT,
     METRICS,
+    MIN_FOUND,
     Judged,
     Result,
     compare,
@@ -128,22 +128,46 @@ def test_only_clicked_documents_that_still_exist_judge() -> None:
         ("q3", "seen", 0.3, 0.0, 0.9),
     )
     found = judged_queries(table, {q: f"cluster {q}" for q in ("q1", "q2", "q3")}, {"alive": 1, "seen": 2})
-    assert [(item.query, item.cluster, item.gains) for item in found] == [("q1", "cluster q1", {"alive": 0.8})]
+    assert [(item.query, item.cluster, list(item.gains)) for item in found] == [("q1", "cluster q1", ["alive"])]
     assert judged_queries(table, {}, {}) == []
 
 
-def test_a_query_seldom_clicked_weighs_more_up_to_the_limit() -> None:
+def test_what_is_seldom_found_gains_more_up_to_a_limit() -> None:
     table = rows(
-        ("easy", "a", 0.8, 2.0, 1.0),
-        ("half", "a", 0.8, 2.0, 0.5),
-        ("two", "a", 0.8, 2.0, 0.5),
-        ("two", "b", 0.8, 2.0, 0.2),
-        ("rare", "a", 0.8, 1.0, 0.01),
-        ("never", "a", 0.8, 1.0, 0.0),
+        ("q", "always", 0.8, 2.0, 1.0),
+        ("q", "half", 0.8, 2.0, 0.5),
+        ("q", "limit", 0.8, 1.0, MIN_FOUND),
+        ("q", "rare", 0.8, 1.0, 0.01),
+        ("q", "never", 0.8, 1.0, 0.0),
     )
-    found = judged_queries(table, {q: q for q in table["query"]}, {"a": 1, "b": 2})
-    weights = {item.query: item.weight for item in found}
-    assert weights == pytest.approx({"easy": 1, "half": 2, "two": 1 / 0.6, "rare": MAX_WEIGHT, "never": MAX_WEIGHT})
+    (found,) = judged_queries(table, {"q": "q"}, dict.fromkeys(table["document_id"], 1))
+    most = 0.8 / MIN_FOUND
+    assert found.gains == pytest.approx({"always": 0.8, "half": 1.6, "limit": most, "rare": most, "never": most})
+
+
+def test_a_query_weighs_as_much_as_is_known_of_it() -> None:
+    table = rows(("one", "d1", 0.8, 1.0, 1.0), ("two", "d1", 0.3, 1.0, 1.0), ("two", "d2", 0.9, 1.0, 1.0))
+    found = judged_queries(table, {"one": "c1", "two": "c2"}, {"d1": 1, "d2": 2})
+    assert [item.weight for item in found] == pytest.approx([0.8, 0.9 + 0.3 / log2(3)])
+
+
+def test_the_weighted_mean_is_all_dcg_over_all_ideal_dcg() -> None:
+    table = rows(("one", "d1", 0.8, 1.0, 1.0), ("two", "d1", 0.3, 1.0, 1.0), ("two", "d2", 0.9, 1.0, 1.0))
+    both = judged_queries(table, {"one": "c1", "two": "c2"}, {"d1": 1, "d2": 2})
+    same = side(ranking("d3", "d1"), ranking("d1", "d2"))
+    found = summary(compare(both, same, same, IDS), "champion")["nDCG@10"]
+    dcg = 0.8 / log2(3) + (0.3 + 0.9 / log2(3))
+    assert found == pytest.approx(dcg / (0.8 + 0.9 + 0.3 / log2(3)))
+
+
+def test_a_query_with_more_clicked_documents_than_ranks_can_still_be_perfect() -> None:
+    gains = [(f"d{number}", 1 - number / 50) for number in range(1, 13)]
+    table = rows(*(("q", document_id, gain, 1.0, 1.0) for document_id, gain in gains))
+    (item,) = judged_queries(table, {"q": "q"}, dict.fromkeys(DOCUMENTS, 1))
+    same = side(ranking())
+    (found,) = compare([item], same, same, IDS)
+    assert found.champion["nDCG@10"] == pytest.approx(1)
+    assert item.weight == pytest.approx(sum(gain / log2(rank + 1) for rank, (_, gain) in enumerate(gains[:10], 1)))
 
 
 def test_a_cluster_is_one_value() -> None:
@@ -157,7 +181,7 @@ def test_a_cluster_does_not_gain_weight_by_many_queries() -> None:
     assert evidence([*many, result(-0.5, cluster="b")]).estimate == pytest.approx(0)
 
 
-weighted = st.lists(st.tuples(st.floats(-1, 1), st.floats(1, MAX_WEIGHT)), min_size=1, max_size=30)
+weighted = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 10)), min_size=1, max_size=30)
 
 
 @given(weighted)

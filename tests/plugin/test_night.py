@@ -1,0 +1,333 @@
+"""Whole nights on real parts: what a run decides, what survives a kill, and what people see meanwhile.
+
+Documents name a topic by a digit, queries by a letter. The random model knows nothing of that; the log teaches it.
+"""
+
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Schedule, Settings
+from clickloop.retriever.types import Document, Event, Search, Shown, Who
+from clickloop.trainer.recipe import FineTuning
+
+TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
+FILLERS = "klmnopqrstuvwxyz"
+SEARCHES = 1500
+STEPS = (
+    "reading the log",
+    "mining hard negatives",
+    "fine-tuning",
+    "embedding documents with the candidate",
+    "judging",
+    "building the new index",
+    "handing over",
+)
+LessonSettings = Callable[[Path], Settings]
+
+
+def documents() -> list[Document]:
+    chance = random.Random(1)
+    return [
+        Document(f"{topic}/{number}", "", f"{topic} {' '.join(chance.sample(FILLERS, 2))}", {"topic": topic})
+        for topic in range(len(TOPICS))
+        for number in range(6)
+    ]
+
+
+def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
+    """A day of searches: people click the document that is right, or, without sense, any one."""
+    chance = random.Random(seed)
+    ids = [document.id for document in documents()]
+    asked = [(topic, " ".join(chance.sample(FILLERS, 3))) for topic in range(10) for _ in range(50)]
+    now, clicks = time.time(), []
+    for number in range(SEARCHES):
+        topic, filler = asked[number % len(asked)]
+        right = f"{topic}/{chance.randrange(6)}"
+        wrong = chance.sample([id_ for id_ in ids if not id_.startswith(f"{topic}/")], 4)
+        shown = [*wrong, right]
+        chance.shuffle(shown)
+        query_id, who = f"{seed}-{number}", Who(client_id=f"{seed}-{number}")
+        results = [Shown(rank, id_, "semantic") for rank, id_ in enumerate(shown, 1)]
+        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, None, "-", "-", results, who, 1.0, now))
+        clicked = right if sense else chance.choice(shown)
+        clicks.append(Event(f"e{query_id}", query_id, "click", clicked, None, who, None, now))
+    assert loop.add_events(clicks).accepted == SEARCHES
+
+
+@pytest.fixture(scope="session")
+def lesson_settings(tiny_model: Path) -> LessonSettings:
+    """A recipe for a tiny model: many small steps. The gate is the one of the product."""
+    return lambda folder: Settings(
+        data_dir=folder,
+        model=str(tiny_model),
+        schedule=Schedule(enabled=False),
+        training=FineTuning(epochs=6, batch_size=8, learning_rate=5e-3, max_tokens=16),
+    )
+
+
+@pytest.fixture(scope="session")
+def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
+    """A data folder with documents and a day of sensible clicks; to be copied."""
+    folder = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("taught") / "data"))
+    with ClickLoop(lesson_settings(folder)) as loop:
+        loop.add_documents(documents(), wait=True)
+        teach(loop, sense=True)
+    return folder
+
+
+@pytest.fixture
+def folder(taught: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(taught, tmp_path / "data"))
+
+
+def one_night(loop: ClickLoop) -> str:
+    run = loop.run_night(loop.runs.queue("test").id, lambda _step, _share: None)
+    assert run.state in ("finished", "waiting"), run
+    return f"{run.outcome}: {'; '.join(run.reasons)}"
+
+
+def test_a_night_learns_and_the_next_one_without_information_is_refused(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    loop = ClickLoop(lesson_settings(folder))
+    before = loop.releases.live()
+    first = one_night(loop)
+    assert first.startswith("promoted"), first
+    after = loop.releases.live()
+    assert before is not None
+    assert after is not None
+    assert after.release_id != before.release_id
+    report = loop.reports.data(loop.runs.page()[0][0])
+    assert report["metrics"]["delta"]["nDCG@10"] > 0.05
+    assert report["lineage"]["data_sha256"]
+    assert report["mining"]["training_pairs"] >= 100
+    assert "<svg" in loop.reports.html(loop.runs.page()[0][0])
+    teach(loop, sense=False, seed=1)
+    second = one_night(loop)
+    assert not second.startswith(("promoted", "failed")), second
+    assert loop.releases.live() == after
+    loop.close()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_night_killed_at_any_step_goes_on_where_it_was(
+    step: str, folder: Path, lesson_settings: LessonSettings, tiny_model: Path
+) -> None:
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "train", "--data-dir", str(folder)]
+    variables = os.environ | {"CLICKLOOP_MODEL": str(tiny_model)} | recipe_variables()
+    night = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    assert night.stderr is not None
+    assert any(line.startswith(step) for line in night.stderr), "the step never came"
+    night.kill()
+    night.wait()
+    night.stderr.close()
+
+    loop = ClickLoop(lesson_settings(folder))
+    interrupted = loop.runs.unfinished()
+    assert interrupted is not None
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    assert len(loop.search("a k", k=5)) == 5, "the service answers before the run is resumed"
+    run = loop.run_night(interrupted.id, lambda _step, _share: None)
+    assert run.outcome == "promoted", run.reasons
+    assert run.attempts == 2
+    with loop.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(looks)) == 1, "a resumed run takes no second look"
+        done = select(func.count()).select_from(switches).where(switches.c.reason == "promotion")
+        assert connection.scalar(done) == 1
+    live = loop.releases.live()
+    assert live is not None
+    assert {build.id for build in loop.releases.builds() if build.state != "retired"} == {live.id}
+    assert set(loop.store.names()) == {build.id for build in loop.releases.builds()}, "no orphaned index"
+    loop.close()
+
+
+def test_a_run_that_is_interrupted_again_and_again_fails_with_the_reason(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    loop = ClickLoop(lesson_settings(folder))
+    run = loop.runs.queue("test")
+    loop.runs.update(run.id, state="running", attempts=3)
+    again = loop.run_night(run.id, lambda _step, _share: None)
+    assert again.outcome == "failed"
+    assert "interrupted 3 times" in again.reasons[0]
+    loop.close()
+
+
+def test_only_one_night_at_a_time_whoever_starts_it(folder: Path, lesson_settings: LessonSettings) -> None:
+    loop, other = ClickLoop(lesson_settings(folder)), ClickLoop(lesson_settings(folder))
+    run = loop.runs.queue("test")
+    with pytest.raises(Conflict, match=run.id):
+        other.runs.queue("another")
+    seen = []
+
+    def show(_step: str, _share: float) -> None:
+        if not seen:
+            with pytest.raises(Busy):
+                other.run_night(run.id, lambda _step, _share: None)
+            seen.append(True)
+
+    assert loop.run_night(run.id, show).outcome == "promoted"
+    assert seen
+    loop.close()
+    other.close()
+
+
+def test_writes_while_a_night_builds_are_right_the_moment_it_is_live_and_searches_never_mix(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    """A writer and a searcher that never stop, through a promotion and a rollback."""
+    loop = ClickLoop(lesson_settings(folder))
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    first = loop.releases.live()
+    stop = threading.Event()
+    written: dict[str, bool] = {}  # id → whether it exists, as acknowledged
+    wrong: list[str] = []
+    seen_releases: set[str] = set()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            id_ = f"new/{number % 40}"
+            if number % 3:
+                loop.add_documents([Document(id_, "", f"{number % 10} {FILLERS[number % 16]} new")])
+            else:
+                loop.delete_document(id_)
+            written[id_] = bool(number % 3)
+            time.sleep(0.005)
+
+    def search() -> None:
+        while not stop.is_set():
+            build = loop.live.current()
+            assert build is not None
+            answer = loop.search("a k l", k=5, log=False)
+            seen_releases.add(answer.release)
+            with loop.live.lease() as leased:
+                query = leased.encoder.query("a k l")
+                stored = leased.index.vectors([n.key for n in leased.index.query(query, 3)])
+                for neighbour in leased.index.query(query, 3):
+                    vector = stored.get(neighbour.key)
+                    if vector is not None and abs(float(vector @ query) - neighbour.score) > 1e-3:
+                        wrong.append(f"{leased.build.id}: {neighbour}")
+            if not {hit.id for hit in answer} <= known_ids:
+                wrong.append("a hit that nobody stored")
+
+    known_ids = {document.id for document in documents()} | {f"new/{n}" for n in range(40)}
+    known_ids |= {stored.document.id for page in loop.documents.snapshot(10**9) for stored in page}
+    threads = [threading.Thread(target=work) for work in (write, search)]
+    for thread in threads:
+        thread.start()
+    try:
+        outcome = one_night(loop)
+        second = loop.releases.live()
+        assert outcome.startswith("promoted"), outcome
+        assert second is not None
+        assert first is not None
+        back = loop.releases.request_switch(first.id, "rollback", "test")
+        until(lambda: loop.releases.switch(back).state != "requested")
+        assert loop.releases.switch(back).state == "done", loop.releases.switch(back)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, wrong[:3]
+    assert seen_releases == {first.release_id, second.release_id}
+    loop.wait_for(loop.documents.revision())
+    with loop.live.lease() as build:
+        assert build.index.count() == loop.documents.count()
+    for id_, exists in written.items():
+        found = {hit.id for hit in loop.search("0 k new", k=200, log=False)}
+        assert (id_ in found) == exists
+    loop.close()
+
+
+def test_approval_switches_to_complete_data_and_a_rejection_leaves_the_present_model(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    settings = lesson_settings(folder).model_copy(update={"promotion": Promotion(mode="approve")})
+    loop = ClickLoop(settings)
+    assert one_night(loop).startswith("awaiting_approval")
+    (waiting,), _ = loop.runs.page(1)
+    before = loop.releases.live()
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    loop.add_documents([Document("late", "", "0 k late")], wait=True)
+    loop.runs.approve(waiting.id, "test")
+    until(lambda: loop.runs.get(waiting.id).state == "finished")
+    assert loop.runs.get(waiting.id).outcome == "promoted"
+    after = loop.releases.live()
+    assert after != before
+    assert "late" in {hit.id for hit in loop.search("0 k late", k=100)}
+    with pytest.raises(Conflict):
+        loop.runs.reject(waiting.id, "test")
+    loop.close()
+
+
+def test_what_was_acknowledged_survives_kill_9_of_the_server(
+    folder: Path, tiny_model: Path, lesson_settings: LessonSettings
+) -> None:
+    """Killed three times while documents and events are written."""
+    key = "a-key-for-this-test"
+    variables = os.environ | {
+        "CLICKLOOP_MODEL": str(tiny_model),
+        "CLICKLOOP_ADMIN_KEY": key,
+        "CLICKLOOP_SCHEDULE__ENABLED": "false",
+    }
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", "0", "--data-dir", str(folder)]
+    documents_kept: set[str] = set()
+    events_kept: set[str] = set()
+    for attempt in range(3):
+        server = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+        assert server.stderr is not None
+        address = next(line for line in server.stderr if line.startswith("clickloop: http")).split()[1]
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api:
+            until(lambda api=api: api.get("/ready").status_code == 200)
+            killer = threading.Timer(0.7 + 0.4 * attempt, lambda server=server: server.send_signal(signal.SIGKILL))
+            killer.start()
+            number = 0
+            try:
+                while True:
+                    number += 1
+                    name = f"{attempt}/{number}"
+                    answer = api.post("/v1/search", json={"query": f"a k {number}", "k": 3}).json()
+                    click = {"query_id": answer["query_id"], "action": "click", "event_id": name}
+                    api.post("/v1/events", json={"events": [click | {"document_id": answer["hits"][0]["id"]}]})
+                    events_kept.add(name)
+                    api.post("/v1/documents", json={"documents": [{"id": name, "text": f"3 k {number}"}]})
+                    documents_kept.add(name)
+            except httpx.TransportError:
+                server.wait()
+            assert number > 3
+    loop = ClickLoop(lesson_settings(folder))
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    loop.wait_for(loop.documents.revision())
+    found = {hit.id for hit in loop.search("3 k", k=1000)}
+    assert documents_kept <= found
+    with loop.database.read() as connection:
+        rows = connection.execute(select(events.c.event_id, events.c.query_known)).all()
+    assert events_kept <= {row.event_id for row in rows}
+    assert all(row.query_known for row in rows), "a search is written before the events that name it"
+    loop.close()
+
+
+def recipe_variables() -> dict[str, str]:
+    """The recipe of `lesson_settings`, for processes."""
+    values = {"EPOCHS": "6", "BATCH_SIZE": "8", "LEARNING_RATE": "0.005", "MAX_TOKENS": "16"}
+    return {f"CLICKLOOP_TRAINING__{name}": value for name, value in values.items()}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "not within 60 s"
+        time.sleep(0.02)
