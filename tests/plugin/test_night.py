@@ -3,18 +3,28 @@
 Documents name a topic by a digit, queries by a letter. The random model knows nothing of that; the log teaches it.
 """
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
+from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
+from clickloop.retriever.errors import Conflict
+from clickloop.retriever.schema import events, looks, switches
 from clickloop.retriever.types import Document, Event, Search, Shown, Who
-from clickloop.trainer.recipe import FineTuning
+from clickloop.trainer.nightly import Busy
+from clickloop.trainer.recipe import FineTuning, Promotion
 
 TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
 FILLERS = "klmnopqrstuvwxyz"
@@ -179,7 +189,7 @@ def test_only_one_night_at_a_time_whoever_starts_it(folder: Path, lesson_setting
     other.close()
 
 
-def test_writes_while_a_night_builds_are_right_the_moment_it_is_live_and_searches_never_mix(
+def test_writes_while_a_night_builds_are_right_the_moment_it_is_live_and_searches_never_mix(  # noqa: PLR0915
     folder: Path, lesson_settings: LessonSettings
 ) -> None:
     """A writer and a searcher that never stop, through a promotion and a rollback."""
