@@ -33,9 +33,13 @@ from .settings import Schedule, Settings
 from .stdlib import documents
 
 MARK = "demo.txt"  # tells a folder that the demo made
-SEARCHES = 6000  # in a night
-PER_PERSON = 3
-CLIENTS = 4
+SEARCHES = 15_000  # before the first night, each by somebody else
+SENSELESS = 4_000  # before a night without information
+SHOWN = 20  # results a person can scroll through
+BIAS = 0.5  # a result at rank r is looked at with probability r^-BIAS
+NOISE = 0.05  # share of the wrong results looked at that are clicked all the same
+MAX_TOKENS = 96  # of a docstring are read
+CLIENTS = 6
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10}
 Show = Callable[[str, float, str], None]
 
@@ -51,8 +55,9 @@ class Question:
 def questions(known: frozenset[str]) -> tuple[list[Question], list[Question]]:
     """Those that people search, and those that nobody searches and that only measure.
 
-    A block of the file: the right documents, then the wordings, "?" before those that only measure. Documents that
-    this Python does not have are left out, and blocks without any.
+    A block of the file: the right documents, then the wordings. "?" marks the one that only measures: of each block
+    the wording that shares most of its words with the others, where it shares any. Documents that this Python does not
+    have are left out, and blocks without any.
     """
     searched: list[Question] = []
     unseen: list[Question] = []
@@ -90,8 +95,8 @@ def demo(nights: int, data_dir: Path) -> int:
         truth.append(_measure(api, unseen, "measuring on unseen questions", steps.show))
         for night in range(1, nights + 1):
             senseless = nights > 1 and night == nights
-            people = People(seed=night)
-            _searching(api, people, searched, senseless, f"night {night}: people search", steps.show)
+            people = People(seed=night, bias=BIAS, noise=NOISE)
+            _searching(api, people, searched, senseless, night, steps.show)
             outcomes.append(_night(api, night, steps.show))
             truth.append(_measure(api, unseen, f"night {night}: measuring", steps.show))
     _table(console, outcomes, truth, nights)
@@ -123,7 +128,7 @@ def _ingest(data_dir: Path, found: Sequence[dict[str, str]], show: Show) -> None
 
 
 def _settings(data_dir: Path) -> Settings:
-    return Settings(data_dir=data_dir, schedule=Schedule(enabled=False))
+    return Settings(data_dir=data_dir, max_tokens=MAX_TOKENS, schedule=Schedule(enabled=False))
 
 
 @contextmanager
@@ -159,19 +164,20 @@ def _ready(api: httpx.Client) -> bool:
 
 
 def _searching(
-    api: httpx.Client, people: People, searched: Sequence[Question], senseless: bool, step: str, show: Show
+    api: httpx.Client, people: People, searched: Sequence[Question], senseless: bool, night: int, show: Show
 ) -> None:
-    """A day of searches and clicks over HTTP; a person clicks by what is right, or senselessly by rank alone."""
-    asked = people.queries(SEARCHES, len(searched))
+    """A day of searches and clicks over HTTP; people click what is right, or, senselessly, by rank alone."""
+    count, step = SENSELESS if senseless else SEARCHES, f"night {night}: people search"
+    asked = people.queries(count, len(searched))
     done, started = 0, time.monotonic()
+
+    def ask(number: int) -> Any:
+        body = {"query": searched[asked[number]].text, "k": SHOWN, "client_id": f"{night}-{number}"}
+        return _checked(api.post("/v1/search", json=body))
+
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for first in range(0, SEARCHES, 100):
-            numbers = range(first, min(first + 100, SEARCHES))
-
-            def ask(number: int) -> Any:
-                body = {"query": searched[asked[number]].text, "client_id": f"{step}-{number // PER_PERSON}"}
-                return _checked(api.post("/v1/search", json=body))
-
+        for first in range(0, count, 100):
+            numbers = range(first, min(first + 100, count))
             events = []
             for number, answer in zip(numbers, pool.map(ask, numbers), strict=True):
                 shown = [hit["id"] for hit in answer["hits"]]
@@ -183,13 +189,13 @@ def _searching(
                         "action": "click",
                         "document_id": shown[rank - 1],
                         "rank": rank,
-                        "client_id": f"{step}-{number // PER_PERSON}",
+                        "client_id": f"{night}-{number}",
                     }
                     for rank in ranks
                 ]
             _checked(api.post("/v1/events", json={"events": events}))
             done += len(numbers)
-            show(step, done / SEARCHES, f"{done / (time.monotonic() - started):.0f} searches/s")
+            show(step, done / count, f"{done / (time.monotonic() - started):.0f} searches/s")
 
 
 def _night(api: httpx.Client, night: int, show: Show) -> str:

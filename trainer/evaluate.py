@@ -1,4 +1,4 @@
-"""Champion and candidate side by side: per-query metrics on what people's clicks say about both."""
+"""Champion and candidate side by side: what people's clicks say about both."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,49 +7,50 @@ from typing import Any
 
 import ir_measures
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+from ir_measures import RR, Qrel, R, ScoredDoc
 
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Keys, Vectors
 
-METRICS = ("nDCG@10", "RR@10", "R@10")
 DECIDES = "nDCG@10"
-_MEASURES = {"nDCG@10": nDCG @ 10, "RR@10": RR @ 10, "R@10": R @ 10}
+METRICS = (DECIDES, "RR@10", "R@10")
+_AS_CLICKED = {RR @ 10: "RR@10", R @ 10: "R@10"}
 DEPTH = 10
-GRADES = 1000  # a gain of 1 becomes this integer, as the qrels format wants one
-MIN_FOUND = 0.2  # a click at a place where it was less likely counts as if it had been this likely
+CHOSEN = 0.5  # posterior relevance from which a document counts as what people chose
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A query with clicks.
+    """A query that judges searched.
 
-    The gain of a clicked document is its posterior relevance divided by the probability that it would have been found
-    where it was shown (Horvitz and Thompson 1952): without that, what the champion shows on top would count more. The
-    weight is the ideal DCG@10 of the gains, so that a query counts by how much is known of it, and the weighted mean
-    of nDCG@10 is the sum of all DCG over the sum of all ideal DCG.
+    `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances; `chosen`:
+    documents that are probably relevant, with that probability.
     """
 
     query: str
     cluster: str
-    weight: float
-    gains: dict[str, float]  # by document id, of clicked documents
+    gains: dict[str, float]
+    ideal: float
+    chosen: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One judged query under both models."""
+    """One judged query under both models.
+
+    nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for documents
+    that were shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
+    documents, missing where none is known.
+    """
 
     query: str
     cluster: str
-    weight: float
     champion: dict[str, float]  # metric → value
     candidate: dict[str, float]
     champion_hits: list[str]  # document ids, best first
     candidate_hits: list[str]
-    relevant: dict[str, float]
+    chosen: dict[str, float]
 
     @property
     def delta(self) -> float:
@@ -59,19 +60,27 @@ class Result:
         return asdict(self)
 
 
-def judged_queries(judgments: pl.DataFrame, clusters: Mapping[str, str], alive: Mapping[str, int]) -> list[Judged]:
-    """Queries with at least one clicked document that still exists; others say nothing about either model."""
-    clicked = judgments.filter(pl.col("clicks") > 0).filter(pl.col("document_id").is_in(list(alive)))
+def judged_queries(
+    judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mapping[str, str], alive: Mapping[str, int]
+) -> list[Judged]:
+    """Every query that judges searched, also without a click: leaving those out would favour what was shown on top.
+
+    `judgments` and `gains` hold the same pairs; documents that no longer exist are passed over.
+    """
+    both = judgments.join(gains, on=["query", "document_id"]).filter(pl.col("document_id").is_in(list(alive)))
     result = []
-    for (query,), group in clicked.sort("query", "document_id").group_by("query", maintain_order=True):
-        gains = dict(zip(group["document_id"], group["relevance"] / group["found"].clip(MIN_FOUND), strict=True))
-        result.append(Judged(str(query), clusters[str(query)], _ideal_dcg(gains.values()), gains))
+    for (query,), group in both.sort("query", "document_id").group_by("query", maintain_order=True):
+        relevance = dict(zip(group["document_id"], group["relevance"], strict=True))
+        result.append(
+            Judged(
+                query=str(query),
+                cluster=clusters[str(query)],
+                gains=dict(zip(group["document_id"], group["gain"], strict=True)),
+                ideal=_dcg(sorted(relevance.values(), reverse=True)[:DEPTH]),
+                chosen={document_id: value for document_id, value in relevance.items() if value >= CHOSEN},
+            )
+        )
     return result
-
-
-def _ideal_dcg(gains: Iterable[float]) -> float:
-    best = sorted(gains, reverse=True)[:DEPTH]
-    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(best, 1))
 
 
 def compare(
@@ -84,20 +93,24 @@ def compare(
     if not judged:
         return []
     runs = [_run(*side, ids) for side in (champion, candidate)]
-    scores = [_measure(judged, hits) for hits in runs]
+    ideal = float(np.mean([item.ideal for item in judged]))
+    scores = [_measure(judged, hits, ideal) for hits in runs]
     return [
         Result(
             query=item.query,
             cluster=item.cluster,
-            weight=item.weight,
             champion=scores[0][i],
             candidate=scores[1][i],
             champion_hits=runs[0][i],
             candidate_hits=runs[1][i],
-            relevant=item.gains,
+            chosen=item.chosen,
         )
         for i, item in enumerate(judged)
     ]
+
+
+def _dcg(gains: Iterable[float]) -> float:
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
 
 
 def _run(index: ShadowIndex, vectors: Vectors, ids: Mapping[int, str]) -> list[list[str]]:
@@ -105,30 +118,28 @@ def _run(index: ShadowIndex, vectors: Vectors, ids: Mapping[int, str]) -> list[l
     return [[ids[int(key)] for key in row] for row in keys]
 
 
-def _measure(judged: Sequence[Judged], hits: Sequence[Sequence[str]]) -> list[dict[str, float]]:
-    """Metrics per query; trec_eval breaks ties by id, so scores are the negative ranks."""
-    qrels = [
-        Qrel(str(i), document_id, max(1, round(gain * GRADES)))
-        for i, item in enumerate(judged)
-        for document_id, gain in item.gains.items()
+def _measure(judged: Sequence[Judged], hits: Sequence[Sequence[str]], ideal: float) -> list[dict[str, float]]:
+    """Metrics per query. Corrected gains may be negative, which no library of metrics takes, so their DCG is summed
+    here; the others come from ir-measures, with negative ranks as scores because trec_eval breaks ties by id.
+    """
+    values = [
+        {DECIDES: _dcg(item.gains.get(document_id, 0.0) for document_id in row) / ideal}
+        for item, row in zip(judged, hits, strict=True)
     ]
+    qrels = [Qrel(str(i), document_id, 1) for i, item in enumerate(judged) for document_id in item.chosen]
     run = [
         ScoredDoc(str(i), document_id, -float(rank))
         for i, row in enumerate(hits)
         for rank, document_id in enumerate(row)
     ]
-    values: list[dict[str, float]] = [dict.fromkeys(METRICS, 0.0) for _ in judged]
-    names = {measure: name for name, measure in _MEASURES.items()}
-    for metric in ir_measures.iter_calc(list(_MEASURES.values()), qrels, run):
-        values[int(metric.query_id)][names[metric.measure]] = float(metric.value)
+    for metric in ir_measures.iter_calc(list(_AS_CLICKED), qrels, run) if qrels else ():
+        values[int(metric.query_id)][_AS_CLICKED[metric.measure]] = float(metric.value)
     return values
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Independent units, the query clusters: their weighted differences divided by the mean weight, so that the mean
-    of `values` is the estimated gain.
-    """
+    """Independent units: the mean difference of each cluster of near-duplicate queries."""
 
     values: tuple[float, ...]
     queries: int
@@ -139,25 +150,14 @@ class Evidence:
 
 
 def evidence(results: Sequence[Result]) -> Evidence:
-    """One value a cluster: the mean over its queries."""
-    if not results:
-        return Evidence((), 0)
-    frame = pl.DataFrame(
-        {
-            "cluster": [result.cluster for result in results],
-            "weight": [result.weight for result in results],
-            "weighted": [result.weight * result.delta for result in results],
-        }
-    )
-    clusters = frame.group_by("cluster", maintain_order=True).agg(pl.col("weight").mean(), pl.col("weighted").mean())
-    mean_weight = float(clusters["weight"].to_numpy().mean())
-    return Evidence(tuple(float(x) / mean_weight for x in clusters["weighted"]), len(results))
+    clusters: dict[str, list[float]] = {}
+    for result in results:
+        clusters.setdefault(result.cluster, []).append(result.delta)
+    return Evidence(tuple(float(np.mean(values)) for values in clusters.values()), len(results))
 
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:
-    """Weighted means of every metric of "champion" or "candidate"."""
-    weights: npt.NDArray[np.float64] = np.array([result.weight for result in results])
-    values = {name: np.array([getattr(result, side)[name] for result in results]) for name in METRICS}
-    return {
-        name: float(np.average(column, weights=weights)) if len(results) else 0.0 for name, column in values.items()
-    }
+    """Means of every metric of "champion" or "candidate" over the queries that have it."""
+    found = [getattr(result, side) for result in results]
+    means = {name: [values[name] for values in found if name in values] for name in METRICS}
+    return {name: float(np.mean(values)) if values else 0.0 for name, values in means.items()}

@@ -21,7 +21,7 @@ from ..retriever.releases import Releases, write_whole
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Release, Vectors
 from . import report
-from .clicks import ClickModel, count_people, fit, judge
+from .clicks import ClickModel, corrected_gains, count_people, fit, judge
 from .corpus import Corpus, corpus_vectors, read_corpus
 from .evaluate import Result, compare, evidence, judged_queries, summary
 from .finetune import finetune
@@ -30,7 +30,7 @@ from .mine import Pair, StoredVectors, Triplet, positives, triplets
 from .promote import build_index, check_index, hand_over, mark_ready, query_vectors
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
-from .snapshot import Bounds, bounds_now, ever_clicked, fingerprint, read_log, without_robots, wordings
+from .snapshot import Bounds, bounds_now, ever_clicked, fingerprint, first_clusters, read_log, without_robots, wordings
 from .split import Parts, split
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Night:
         bounds = Bounds(run.log_seq, run.event_seq)
         everything = read_log(self._database, bounds, after=champion.lineage.get("log_seq", 0))
         impressions, robots = without_robots(everything, self._recipe.mining.max_searches_per_person)
-        parts = split(impressions, self._recipe.split)
+        parts = split(impressions, first_clusters(self._database, bounds), self._recipe.split)
         model = fit(count_people(impressions))
         least = self._recipe.mining.min_relevance
         training = positives(judge(count_people(parts.training), model), least)
@@ -197,6 +197,8 @@ class Night:
             "searches": impressions["search"].n_unique(),
             "clicks": int(impressions["clicked"].sum()),
             "people": impressions["person"].n_unique(),
+            "people_who_teach": parts.training["person"].n_unique(),
+            "people_who_judge": parts.holdout["person"].n_unique(),
             "robots_left_out": robots,
             "queries": impressions["query"].n_unique(),
             "training_pairs": len(training),
@@ -271,7 +273,9 @@ class Night:
         results = []
         for part in (lessons.parts.holdout, lessons.parts.development):
             clusters = dict(part.select("query", "cluster").unique().rows())
-            judged = judged_queries(judge(count_people(part), lessons.clicks), clusters, alive)
+            counts = count_people(part)
+            gains = corrected_gains(counts, lessons.clicks)
+            judged = judged_queries(judge(counts, lessons.clicks), gains, clusters, alive)
             asked = [lessons.wordings[item.query] for item in judged]
             first, second = (
                 (shadow, query_vectors(encoder.query, asked, side.release.dimension))

@@ -17,7 +17,7 @@ class People:
         self._attraction = attraction
         self._noise = noise
 
-    def queries(self, count: int, kinds: int, exponent: float = 0.5) -> list[int]:
+    def queries(self, count: int, kinds: int, exponent: float = 0.3) -> list[int]:
         """`count` numbers of queries out of `kinds`, their frequencies falling with rank^-exponent (Zipf)."""
         weights = np.arange(1, kinds + 1, dtype=float) ** -exponent
         shuffled = self._random.permutation(kinds)

@@ -23,19 +23,18 @@ class Mining(_Dials):
 
 
 class Split(_Dials):
-    """What judges was not trained on: shares of the query clusters and of the people."""
+    """What judges was not trained on: shares of the query clusters. People follow their first search."""
 
     holdout: float = Field(0.35, gt=0, lt=1, description="share of query clusters that only judge candidates")
-    development: float = Field(0.1, gt=0, lt=0.5, description="share that chooses when to stop and whether to look")
-    judges: float = Field(0.4, gt=0, lt=1, description="share of the people whose clicks are never trained on")
+    development: float = Field(0.08, gt=0, lt=0.5, description="share that chooses when to stop and whether to look")
 
 
 class FineTuning(_Dials):
     epochs: int = Field(3, ge=1, le=50, description="passes over the training pairs, at most")
-    batch_size: int = Field(64, ge=2, description="pairs that are each other's negatives")
-    learning_rate: float = Field(5e-5, gt=0, description="peak of the linear schedule with 10 % warm-up")
+    batch_size: int = Field(32, ge=2, description="pairs that are each other's negatives")
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
-    max_tokens: int = Field(96, ge=8, description="texts are cut to this length while training")
+    max_tokens: int = Field(48, ge=8, description="texts are cut to this length while training")
 
 
 class Promotion(_Dials):

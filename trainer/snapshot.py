@@ -22,6 +22,8 @@ SCHEMA = {
     "propensity": pl.Float64,
     "clicked": pl.Boolean,
 }
+# Who searched, as far as the app tells; without that every search is somebody else's.
+PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
 SMALL_WORDS = frozenset(
     ("a", "an", "and", "for", "from", "how", "i", "in", "into", "is", "it", "my", "of", "on", "or", "the", "to", "with")
 )
@@ -52,9 +54,7 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
             searches.c.seq.label("search"),
             searches.c.query,
             searches.c.query.label("text"),
-            func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id).label(
-                "person"
-            ),
+            PERSON.label("person"),
             searches.c.query_id,
             shown.c.document_id,
             shown.c.rank,
@@ -91,6 +91,18 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
     )
     joined = frame.join(named, on="query", how="left", maintain_order="left")
     return joined.with_columns(query=pl.col("normal")).drop("normal")
+
+
+def first_clusters(database: Database, bounds: Bounds) -> pl.DataFrame:
+    """`person` and the cluster of the first search of theirs that ever arrived (`first_cluster`)."""
+    firsts = select(func.min(searches.c.seq)).where(searches.c.seq <= bounds.search).group_by(PERSON)
+    statement = select(PERSON.label("person"), searches.c.query).where(searches.c.seq.in_(firsts))
+    with database.read() as connection:
+        rows = connection.execute(statement).all()
+    return pl.DataFrame(
+        {"person": [row.person for row in rows], "first_cluster": [cluster_of(row.query) for row in rows]},
+        schema={"person": pl.String, "first_cluster": pl.String},
+    )
 
 
 def wordings(log: pl.DataFrame) -> dict[str, str]:

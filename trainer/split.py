@@ -1,7 +1,7 @@
 """Who judges and who teaches: by query cluster and by person, the same in every night.
 
-Both are drawn by a hash, so that what once judged is never trained on later. Within a run, only what had arrived when
-it began is used.
+Clusters are drawn by a hash. A person judges if the first search of theirs that ever arrived belongs to the holdout,
+and teaches otherwise: nobody does both, and of the short visits that make up most logs hardly a search is lost.
 """
 
 import hashlib
@@ -14,35 +14,41 @@ from .recipe import Split
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Impressions by use: `training` and `development` of learners, `holdout` of judges; no cluster is in two."""
+    """Impressions by use: `training` and `development` of those who teach, `holdout` of those who judge; no cluster is
+    in two of them.
+    """
 
     training: pl.DataFrame
     development: pl.DataFrame
     holdout: pl.DataFrame
 
 
-def split(log: pl.DataFrame, shares: Split) -> Parts:
-    clusters = _draws(log, "cluster", "cluster_draw")
-    people = _draws(log, "person", "person_draw")
-    drawn = log.join(clusters, on="cluster", maintain_order="left").join(people, on="person", maintain_order="left")
-    judges = pl.col("person_draw") < shares.judges
-    held_out = pl.col("cluster_draw") < shares.holdout
-    developed = ~held_out & (pl.col("cluster_draw") < shares.holdout + shares.development)
-    extra = ("cluster_draw", "person_draw")
+def split(log: pl.DataFrame, first_clusters: pl.DataFrame, shares: Split) -> Parts:
+    """`first_clusters` says for each `person` the `first_cluster` they ever searched."""
+    drawn = log.join(_draws(log["cluster"], "cluster", "draw"), on="cluster", maintain_order="left")
+    firsts = first_clusters.join(
+        _draws(first_clusters["first_cluster"], "first_cluster", "first_draw"),
+        on="first_cluster",
+        maintain_order="left",
+    )
+    drawn = drawn.join(firsts.select("person", "first_draw"), on="person", maintain_order="left")
+    judges = pl.col("first_draw") < shares.holdout
+    held_out = pl.col("draw") < shares.holdout
+    developed = ~held_out & (pl.col("draw") < shares.holdout + shares.development)
     return Parts(
-        training=drawn.filter(~held_out & ~developed & ~judges).drop(extra),
-        development=drawn.filter(developed & ~judges).drop(extra),
-        holdout=drawn.filter(held_out & judges).drop(extra),
+        training=drawn.filter(~held_out & ~developed & ~judges).drop("draw", "first_draw"),
+        development=drawn.filter(developed & ~judges).drop("draw", "first_draw"),
+        holdout=drawn.filter(held_out & judges).drop("draw", "first_draw"),
     )
 
 
-def draw(kind: str, name: str) -> float:
-    """A number in [0, 1) that belongs to this name for ever."""
-    digest = hashlib.sha256(f"{kind}\x00{name}".encode()).digest()
+def draw(cluster: str) -> float:
+    """A number in [0, 1) that belongs to this cluster for ever."""
+    digest = hashlib.sha256(cluster.encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def _draws(log: pl.DataFrame, column: str, name: str) -> pl.DataFrame:
-    values = log.select(pl.col(column).unique())
-    numbers = [draw(column, value) for value in values[column]]
-    return values.with_columns(pl.Series(name, numbers, dtype=pl.Float64))
+def _draws(clusters: pl.Series, key: str, name: str) -> pl.DataFrame:
+    values = clusters.unique()
+    numbers = pl.Series(name, [draw(value) for value in values], dtype=pl.Float64)
+    return pl.DataFrame({key: values, name: numbers})

@@ -160,12 +160,10 @@ def test_every_negative_keeps_the_rules_on_random_corpora() -> None:
     check_random_corpora(other_clicks=False)
 
 
-@pytest.mark.xfail(strict=True, reason="the miner measures the margin from the worst document ever clicked")
 def test_every_negative_keeps_the_rules_where_more_was_clicked_than_is_trained_on() -> None:
     check_random_corpora(other_clicks=True)
 
 
-@pytest.mark.xfail(strict=True, reason="the miner measures the margin from the worst document ever clicked")
 def test_one_senseless_click_does_not_cost_the_hard_negative() -> None:
     scores = {"right": 0.8, "hard": 0.6, "easy": 0.4, **{f"other {i}": 0.3 - i / 100 for i in range(20)}, "noise": 0.05}
     assert mined(scores, ["right"], {"noise"})[0].negative == "text of hard"
@@ -177,7 +175,6 @@ def unit(random: np.random.Generator, count: int) -> Vectors:
     return scaled
 
 
-@pytest.mark.xfail(strict=True, reason="the random choice is sized by texts but drawn from documents")
 def test_copies_of_the_positive_do_not_use_up_the_random_choice() -> None:
     copies = {f"copy {i}": "text of right" for i in range(8)}
     texts = {"right": "text of right", **copies, "above": "text of above"}
