@@ -9,16 +9,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import httpx
 import ir_measures
+import orjson
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from rich.console import Console
 from rich.table import Table
@@ -131,41 +133,62 @@ def _settings(data_dir: Path) -> Settings:
     return Settings(data_dir=data_dir, max_tokens=MAX_TOKENS, schedule=Schedule(enabled=False))
 
 
+class Api:
+    """JSON over HTTP with one kept connection a thread: the people must not be slower than the service."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self._port, self._key = port, key
+        self._local = threading.local()
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Raises ClickLoopError for an answer that is an error, OSError where nobody listens."""
+        connection: HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else orjson.dumps(body), headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except OSError:
+            connection.close()
+            raise
+        if answer.status >= 400:
+            raise ClickLoopError(f"the service answered {answer.status}: {content[:300].decode(errors='replace')}")
+        return orjson.loads(content)
+
+
 @contextmanager
-def _service(data_dir: Path, key: str) -> Iterator[httpx.Client]:
+def _service(data_dir: Path, key: str) -> Iterator[Api]:
     """`clickloop serve` as a process of its own, and a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "CLICKLOOP_ADMIN_KEY": key, "CLICKLOOP_SCHEDULE__ENABLED": "false"}
-    log = (data_dir / "serve.log").open("wb")
     command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    limits = httpx.Limits(max_connections=CLIENTS)
-    headers = {"Authorization": f"Bearer {key}"}
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, limits=limits) as api:
+    with (data_dir / "serve.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            api = Api(port, key)
             while not _ready(api):
                 if server.poll() is not None:
                     raise ClickLoopError(f"the service ended at its start; see {data_dir / 'serve.log'}")
                 time.sleep(0.2)
             yield api
-    finally:
-        server.terminate()
-        server.wait()
-        log.close()
+        finally:
+            server.terminate()
+            server.wait()
 
 
-def _ready(api: httpx.Client) -> bool:
+def _ready(api: Api) -> bool:
     try:
-        return api.get("/ready").status_code == 200
-    except httpx.TransportError:
+        api.call("GET", "/ready")
+    except (OSError, ClickLoopError):
         return False
+    return True
 
 
-def _searching(
-    api: httpx.Client, people: People, searched: Sequence[Question], senseless: bool, night: int, show: Show
-) -> None:
+def _searching(api: Api, people: People, searched: Sequence[Question], senseless: bool, night: int, show: Show) -> None:
     """A day of searches and clicks over HTTP; people click what is right, or, senselessly, by rank alone."""
     count, step = SENSELESS if senseless else SEARCHES, f"night {night}: people search"
     asked = people.queries(count, len(searched))
@@ -173,7 +196,7 @@ def _searching(
 
     def ask(number: int) -> Any:
         body = {"query": searched[asked[number]].text, "k": SHOWN, "client_id": f"{night}-{number}"}
-        return _checked(api.post("/v1/search", json=body))
+        return api.call("POST", "/v1/search", body)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         for first in range(0, count, 100):
@@ -193,16 +216,16 @@ def _searching(
                     }
                     for rank in ranks
                 ]
-            _checked(api.post("/v1/events", json={"events": events}))
+            api.call("POST", "/v1/events", {"events": events})
             done += len(numbers)
             show(step, done / count, f"{done / (time.monotonic() - started):.0f} searches/s")
 
 
-def _night(api: httpx.Client, night: int, show: Show) -> str:
+def _night(api: Api, night: int, show: Show) -> str:
     """Runs a night and returns its outcome."""
-    run_id = _checked(api.post("/v1/runs"))["id"]
+    run_id = api.call("POST", "/v1/runs")["id"]
     while True:
-        run = _checked(api.get(f"/v1/runs/{run_id}"))
+        run = api.call("GET", f"/v1/runs/{run_id}")
         if run["state"] == "finished":
             return str(run["decision"]["outcome"])
         if run["state"] == "running":
@@ -210,22 +233,16 @@ def _night(api: httpx.Client, night: int, show: Show) -> str:
         time.sleep(0.3)
 
 
-def _measure(api: httpx.Client, unseen: Sequence[Question], step: str, show: Show) -> dict[str, float]:
+def _measure(api: Api, unseen: Sequence[Question], step: str, show: Show) -> dict[str, float]:
     """True metrics of what the service answers to questions that nobody searched; not logged."""
     qrels = [Qrel(str(i), right, 1) for i, question in enumerate(unseen) for right in question.right]
     run = []
     for i, question in enumerate(unseen):
-        answer = _checked(api.post("/v1/search", json={"query": question.text, "log": False}))
+        answer = api.call("POST", "/v1/search", {"query": question.text, "log": False})
         run += [ScoredDoc(str(i), hit["id"], -float(hit["rank"])) for hit in answer["hits"]]
         show(step, (i + 1) / len(unseen), "")
     values = ir_measures.calc_aggregate(list(MEASURES.values()), qrels, run)
     return {name: float(values[measure]) for name, measure in MEASURES.items()}
-
-
-def _checked(response: httpx.Response) -> Any:
-    if response.status_code >= 400:
-        raise ClickLoopError(f"the service answered {response.status_code}: {response.text[:300]}")
-    return response.json()
 
 
 def _table(console: Console, outcomes: Sequence[str], truth: Sequence[dict[str, float]], nights: int) -> None:

@@ -39,8 +39,8 @@ class Judged:
 class Result:
     """One judged query under both models.
 
-    nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for documents
-    that were shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
+    nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for what
+    was shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
     documents, missing where none is known.
     """
 

@@ -53,9 +53,7 @@ def check_index(
     for row in sample:
         found_vector = stored.get(int(corpus.keys[row]))
         if found_vector is None or not np.allclose(found_vector, vectors[row], atol=1e-4):
-            raise IndexFault(
-                f"the new index holds no vector, or another one, for key {corpus.keys[row]} than was judged"
-            )
+            raise IndexFault(f"the new index holds another vector for key {corpus.keys[row]} than was judged, or none")
     queries = queries[:CHECKED_QUERIES]
     exact = ShadowIndex(corpus.keys, vectors).query(queries, DEPTH)[0]
     shares, times = [], []
