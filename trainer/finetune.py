@@ -103,6 +103,8 @@ def finetune(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    # Otherwise every later call, the export's too, still runs in the trainer's bf16.
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.max_seq_length = served_length
     names: tuple[str, ...] = ("epoch", "loss", "eval_loss")
     curve = [

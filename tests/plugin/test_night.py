@@ -113,6 +113,7 @@ def test_a_night_learns_and_the_next_one_without_information_is_refused(
     assert before is not None
     assert after is not None
     assert after.release_id != before.release_id
+    assert loop.releases.get(after.release_id).engine == "onnx", "the export of a tuned model serves"
     report = loop.reports.data(loop.runs.page()[0][0])
     assert report["metrics"]["delta"]["nDCG@10"] > 0.05
     assert report["lineage"]["data_sha256"]
