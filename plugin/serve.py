@@ -56,6 +56,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)  # who reads the address may connect at once
     except OSError as error:
         listener.close()
         raise InvalidInput("port", f"{host}:{port}", f"it cannot be listened on ({error.strerror})") from None

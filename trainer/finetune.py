@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE = 2  # epochs without a better development loss
-MINI_BATCH = 16  # texts in memory at a time; does not change the result
+MINI_BATCH = 32  # texts in memory at a time; does not change the result
 
 
 def finetune(
