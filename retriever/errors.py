@@ -22,7 +22,7 @@ class ClickLoopError(Exception):
 class InvalidInput(ClickLoopError):
     def __init__(self, name: str, value: object, remedy: str) -> None:
         shown = repr(value)
-        super().__init__(f"{name}: {shown[:80] + '…' if len(shown) > 80 else shown} cannot be used: {remedy}")
+        super().__init__(f"{name}: {shown[:200] + '…' if len(shown) > 200 else shown} cannot be used: {remedy}")
         self.name = name
 
 
