@@ -26,6 +26,7 @@ class Problems:
 
     def __init__(self) -> None:
         self.count = 0
+        self.damage: str | None = None
 
     def add(self, line: int, reason: str) -> None:
         self.count += 1
@@ -44,11 +45,13 @@ def ingest(loop: ClickLoop, file: str, wait: bool) -> int:
             revision = loop.documents.put(batch)
             stored += len(batch)
             steps.show("storing", share, f"{stored} documents")
-        if stored == 0:
+        if stored == 0 and problems.damage is None:
             print("no documents were stored", file=sys.stderr)
             return 1 if problems.count else 0
-        if wait:
+        if wait and stored:
             index(loop, revision, steps.show)
+    if problems.damage is not None:
+        raise InvalidInput("file", file, f"it is damaged ({problems.damage}); what came before was stored")
     seconds = time.monotonic() - started
     done = "stored and searchable" if wait else "stored"
     print(f"{stored} documents {done} in {seconds:.1f} s ({stored / seconds:.0f} docs/s)")
@@ -124,14 +127,11 @@ def _opened(file: str) -> Iterator[tuple[Iterator[bytes], Callable[[], float]]]:
 
 
 def _readable(lines: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
-    """The lines up to the first damage, which counts as a line that was left out."""
-    number = 0
+    """The lines up to the first damage of the file."""
     try:
-        for line in lines:
-            number += 1
-            yield line
+        yield from lines
     except (OSError, EOFError, zlib.error) as error:
-        problems.add(number + 1, f"from here on the file is damaged ({error})")
+        problems.damage = str(error)
 
 
 def _document(line: bytes) -> Document:

@@ -31,12 +31,11 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
     result = Result(
         query=HOSTILE,
         cluster=HOSTILE,
-        weight=1.0,
         champion=METRICS,
         candidate=dict.fromkeys(METRICS, 0.75),
         champion_hits=[HOSTILE, "red-1"],
         candidate_hits=["red-1", HOSTILE],
-        relevant={HOSTILE: 0.9},
+        chosen={HOSTILE: 0.9},
     )
     decision = Decision("rejected", (HOSTILE,), Estimate(0.01, 0.1, -0.2, 0.2, 2), look=1, level=0.01, p_value=0.4)
     worse = replace(result, candidate=dict.fromkeys(METRICS, 0.25))
