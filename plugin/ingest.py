@@ -51,7 +51,7 @@ def ingest(loop: ClickLoop, file: str, wait: bool) -> int:
         if wait and stored:
             index(loop, revision, steps.show)
     if problems.damage is not None:
-        raise InvalidInput("file", file, f"it is damaged ({problems.damage}); what came before was stored")
+        raise InvalidInput("file", file, f"it is damaged ({problems.damage}); what could be read before was stored")
     seconds = time.monotonic() - started
     done = "stored and searchable" if wait else "stored"
     print(f"{stored} documents {done} in {seconds:.1f} s ({stored / seconds:.0f} docs/s)")

@@ -295,7 +295,8 @@ def test_what_was_acknowledged_survives_kill_9_of_the_server(
         server = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
         assert server.stderr is not None
         address = next(line for line in server.stderr if line.startswith("clickloop: http")).split()[1]
-        threading.Thread(target=server.stderr.read, daemon=True).start()
+        drain = threading.Thread(target=server.stderr.read)
+        drain.start()
         with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60) as api:
             until(lambda api=api: api.get("/ready").status_code == 200)
             killer = threading.Timer(0.7 + 0.4 * attempt, lambda server=server: server.send_signal(signal.SIGKILL))
@@ -313,6 +314,8 @@ def test_what_was_acknowledged_survives_kill_9_of_the_server(
                     documents_kept.add(name)
             except httpx.TransportError:
                 server.wait()
+                drain.join()
+                server.stderr.close()
             assert number > 3
     loop = ClickLoop(lesson_settings(folder))
     loop.start(nights=False)
