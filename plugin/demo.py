@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +147,16 @@ class Api:
         if connection is None:
             connection = self._local.connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        try:
-            connection.request(method, path, None if body is None else orjson.dumps(body), headers)
-            answer = connection.getresponse()
-            content = answer.read()
-        except OSError:
-            connection.close()
-            raise
+        for last in (False, True):
+            try:
+                connection.request(method, path, None if body is None else orjson.dumps(body), headers)
+                answer = connection.getresponse()
+                content = answer.read()
+                break
+            except (OSError, HTTPException):
+                connection.close()  # the service ends connections that were idle; the next request opens a new one
+                if last:
+                    raise
         if answer.status >= 400:
             raise ClickLoopError(f"the service answered {answer.status}: {content[:300].decode(errors='replace')}")
         return orjson.loads(content)
@@ -189,7 +192,7 @@ def _service(data_dir: Path, key: str) -> Iterator[Api]:
 def _ready(api: Api) -> bool:
     try:
         api.call("GET", "/ready")
-    except (OSError, ClickLoopError):
+    except (OSError, HTTPException, ClickLoopError):
         return False
     return True
 
