@@ -37,19 +37,8 @@ def finetune(
     """
     import torch
     from datasets import disable_progress_bars
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.base.sampler import BatchSamplers
-    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers import SentenceTransformerTrainer
     from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
-
-    half = has_bfloat16()
-
-    class HalfLoss(CachedMultipleNegativesRankingLoss):
-        """Also recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
-
-        def embed_minibatch_iter(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            with torch.autocast(best_device(), dtype=torch.bfloat16, enabled=half):
-                yield from super().embed_minibatch_iter(*args, **kwargs)
 
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -64,22 +53,55 @@ def finetune(
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = len(development) > 1
-    arguments = SentenceTransformerTrainingArguments(
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=_arguments(work, dials, prompts, seed, judged),
+        train_dataset=_dataset(training),
+        eval_dataset=_dataset(development) if judged else None,
+        loss=_loss(model, dials.temperature),
+        callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    # Otherwise every later call, the export's too, still runs in the trainer's bf16.
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model.max_seq_length = served_length
+    return model, _curve(trainer.state.log_history)
+
+
+def _loss(model: "SentenceTransformer", temperature: float) -> Any:
+    import torch
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+    class HalfLoss(CachedMultipleNegativesRankingLoss):
+        """Also recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
+
+        def embed_minibatch_iter(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            with torch.autocast(best_device(), dtype=torch.bfloat16, enabled=has_bfloat16()):
+                yield from super().embed_minibatch_iter(*args, **kwargs)
+
+    return HalfLoss(model, scale=1 / temperature, mini_batch_size=MINI_BATCH)
+
+
+def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: int, judged: bool) -> Any:
+    """`judged`: there is a development split to choose the epoch by."""
+    import torch
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from sentence_transformers.base.sampler import BatchSamplers
+
+    document = prompts.get("document", "")
+    return SentenceTransformerTrainingArguments(
         output_dir=str(work),
         num_train_epochs=dials.epochs,
         per_device_train_batch_size=dials.batch_size,
         per_device_eval_batch_size=dials.batch_size,
         learning_rate=dials.learning_rate,
         warmup_steps=0.1,
-        bf16=half,
+        bf16=has_bfloat16(),
         tf32=torch.cuda.is_available() or None,
         use_cpu=not torch.cuda.is_available(),
         batch_sampler=BatchSamplers.NO_DUPLICATES,
-        prompts={
-            "query": prompts.get("query", ""),
-            "positive": prompts.get("document", ""),
-            "negative": prompts.get("document", ""),
-        },
+        prompts={"query": prompts.get("query", ""), "positive": document, "negative": document},
         eval_strategy="epoch" if judged else "no",
         save_strategy="epoch",
         save_total_limit=1,
@@ -93,26 +115,12 @@ def finetune(
         data_seed=seed,
         dataloader_pin_memory=False,
     )
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_dataset(training),
-        eval_dataset=_dataset(development) if judged else None,
-        loss=HalfLoss(model, scale=1 / dials.temperature, mini_batch_size=MINI_BATCH),
-        callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
-    # Otherwise every later call, the export's too, still runs in the trainer's bf16.
-    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    model.max_seq_length = served_length
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     names: tuple[str, ...] = ("epoch", "loss", "eval_loss")
-    curve = [
-        {name: float(entry[name]) for name in names if name in entry}
-        for entry in trainer.state.log_history
-        if "loss" in entry or "eval_loss" in entry
-    ]
-    return model, curve
+    rows = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
+    return [{name: float(entry[name]) for name in names if name in entry} for entry in rows]
 
 
 def _dataset(triplets: Sequence[Triplet]) -> Any:
