@@ -21,7 +21,7 @@ def serve(loop: ClickLoop, host: str, port: int) -> None:
     # Everything that can fail at once does so here, with one line instead of a trace.
     try:
         loop.start(on_failure=lambda: setattr(server, "should_exit", True))
-        with _listening(host, port) as listener:
+        with listening(host, port) as listener:
             print(
                 f"clickloop: http://{host}:{listener.getsockname()[1]} (data in {loop.settings.data_dir})",
                 file=sys.stderr,
@@ -50,9 +50,10 @@ def work(loop: ClickLoop) -> None:
         raise loop.failure
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # Only where TCP is named does asyncio send small packets at once; otherwise every answer waits for an ACK, 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -134,7 +134,7 @@ def test_a_wrong_limit_is_refused(api: httpx.Client, limit: str) -> None:
     ],
 )
 def test_an_unknown_run_or_release_is_not_found(api: httpx.Client, method: str, path: str) -> None:
-    body(api.request(method, path), 404)
+    assert body(api.request(method, path), 404)["detail"]
 
 
 def test_a_run_that_does_not_wait_can_be_neither_approved_nor_rejected(api: httpx.Client, queued: Run) -> None:

@@ -161,11 +161,11 @@ def test_a_wrong_value_is_refused_and_named(api: httpx.Client, body: dict[str, A
     ids=lambda body: body[:40].decode(errors="backslashreplace"),
 )
 def test_a_body_that_is_no_object_in_sound_json_is_refused(api: httpx.Client, body: bytes) -> None:
-    problem(api.post("/v1/search", content=body, headers=JSON), 422)
+    assert problem(api.post("/v1/search", content=body, headers=JSON), 422)
 
 
 def test_a_body_that_is_too_large_is_refused(api: httpx.Client) -> None:
-    problem(api.post("/v1/search", content=b"x" * TOO_LARGE, headers=JSON), 413)
+    assert problem(api.post("/v1/search", content=b"x" * TOO_LARGE, headers=JSON), 413)
 
 
 def test_a_body_that_is_too_large_is_refused_when_it_does_not_tell_its_length(api: httpx.Client) -> None:
@@ -175,7 +175,7 @@ def test_a_body_that_is_too_large_is_refused_when_it_does_not_tell_its_length(ap
             yield b"x" * 65536
         yield b'"}'
 
-    problem(api.post("/v1/search", content=parts(), headers=JSON), 413)
+    assert problem(api.post("/v1/search", content=parts(), headers=JSON), 413)
 
 
 def test_after_bad_requests_the_service_still_answers(api: httpx.Client) -> None:
@@ -242,4 +242,5 @@ def test_a_key_may_do_what_its_role_and_the_lower_ones_may(address: str, loop: C
 
 
 def test_a_wrong_key_learns_nothing_about_the_body(address: str) -> None:
-    problem(httpx.post(f"{address}/v1/search", content=json.dumps({"q": 1}), headers=JSON), 401)
+    answer = httpx.post(f"{address}/v1/search", content=json.dumps({"misspelled": 1}), headers=JSON)
+    assert "misspelled" not in problem(answer, 401)

@@ -131,7 +131,8 @@ def test_documents_that_vanished_teach_nothing() -> None:
     assert mined(scores, [], set()) == []
 
 
-def check_random_corpora(other_clicks: bool) -> None:
+@pytest.mark.parametrize("other_clicks", [False, True], ids=["", "where more was clicked than is trained on"])
+def test_every_negative_keeps_the_rules_on_random_corpora(other_clicks: bool) -> None:
     """The corpus is small enough for every document to be considered: the negative is the best one allowed, by the
     lowest score of the query's positives.
     """
@@ -154,14 +155,6 @@ def check_random_corpora(other_clicks: bool) -> None:
         allowed = {d: score for d, score in free.items() if score <= lowest - 0.05 * abs(lowest)}
         expected = [max(allowed, key=allowed.__getitem__)] if allowed else list(free)
         assert triplet.negative in {texts[d] for d in expected}
-
-
-def test_every_negative_keeps_the_rules_on_random_corpora() -> None:
-    check_random_corpora(other_clicks=False)
-
-
-def test_every_negative_keeps_the_rules_where_more_was_clicked_than_is_trained_on() -> None:
-    check_random_corpora(other_clicks=True)
 
 
 def test_one_senseless_click_does_not_cost_the_hard_negative() -> None:
