@@ -1,5 +1,6 @@
 """Running the service and the worker as processes."""
 
+import gc
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ def serve(loop: ClickLoop, host: str, port: int) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+            shorten_collections()
             server.run(sockets=[listener])
     finally:
         loop.close()
@@ -48,6 +50,12 @@ def work(loop: ClickLoop) -> None:
         loop.close()
     if loop.failure is not None:
         raise loop.failure
+
+
+def shorten_collections() -> None:
+    """Leaves what the imports made out of every later garbage collection: a full one stops the process for 140 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 def listening(host: str, port: int) -> socket.socket:

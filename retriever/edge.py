@@ -15,6 +15,7 @@ from .types import Payload, Vectors
 
 # Every call holds the GIL to its end: small batches let other threads in between.
 BATCH = 64
+READ_AHEAD = 1 << 20  # bytes
 
 
 class EdgeStore:
@@ -40,6 +41,7 @@ class EdgeStore:
         path = self._folder / name
         if not path.is_dir():
             raise IndexFault(f"the index folder {path} does not exist")
+        _read_ahead(path)
         try:
             return EdgeIndex(edge.EdgeShard.load(str(path)))
         except BaseException as error:
@@ -106,6 +108,15 @@ _SCHEMAS = {
     "bool": edge.PayloadSchemaType.Bool,
     "datetime": edge.PayloadSchemaType.Datetime,
 }
+
+
+def _read_ahead(folder: Path) -> None:
+    """Reads the files into the page cache, so that nobody waits for the disk while the engine holds the GIL."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(READ_AHEAD):
+                    pass
 
 
 def _filter(filter: Filter) -> edge.Filter:
