@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 
 from ..retriever.database import Database
 from ..retriever.documents import Documents
@@ -271,7 +272,9 @@ class Night:
         sides = [(side, ShadowIndex(corpus.keys, side.vectors)) for side in (champion, candidate)]
         encoders = [open_encoder(self._releases.folder(side.release.id), side.release) for side, _ in sides]
         results = []
-        for part in (lessons.parts.holdout, lessons.parts.development):
+        for everything in (lessons.parts.holdout, lessons.parts.development):
+            # Results of another release would favour a candidate that resembles it: what only it found has gains.
+            part = everything.filter(pl.col("release") == champion.release.id)
             clusters = dict(part.select("query", "cluster").unique().rows())
             counts = count_people(part)
             gains = corrected_gains(counts, lessons.clicks)

@@ -30,7 +30,15 @@ from clickloop.trainer.recipe import FineTuning, Promotion
 TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
 FILLERS = "klmnopqrstuvwxyz"
 SEARCHES = 1200
-STEPS = ("fine-tuning", "building the new index", "handing over")
+STEPS = (
+    "reading the log",
+    "mining hard negatives",
+    "fine-tuning",
+    "embedding documents with the candidate",
+    "judging",
+    "building the new index",
+    "handing over",
+)
 LessonSettings = Callable[[Path], Settings]
 
 
@@ -48,7 +56,8 @@ def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
     chance = random.Random(seed)
     ids = [document.id for document in documents()]
     asked = [(topic, " ".join(chance.sample(FILLERS, 3))) for topic in range(10) for _ in range(50)]
-    now, clicks = time.time(), []
+    now, clicks, live = time.time(), [], loop.releases.live()
+    assert live is not None
     for number in range(SEARCHES):
         topic, filler = asked[number % len(asked)]
         right = f"{topic}/{chance.randrange(6)}"
@@ -57,7 +66,8 @@ def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
         chance.shuffle(shown)
         query_id, who = f"{seed}-{number}", Who(client_id=f"{seed}-{number}")
         results = [Shown(rank, id_, "semantic") for rank, id_ in enumerate(shown, 1)]
-        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, None, "-", "-", results, who, 1.0, now))
+        asked_of = (live.id, live.release_id)
+        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, None, *asked_of, results, who, 1.0, now))
         clicked = right if sense else chance.choice(shown)
         clicks.append(Event(f"e{query_id}", query_id, "click", clicked, None, who, None, now))
     assert loop.add_events(clicks).accepted == SEARCHES
