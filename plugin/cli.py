@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
+audit_app = typer.Typer(no_args_is_help=True, help="The ledger of decisions, approvals and switches.")
+app.add_typer(audit_app, name="audit")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="holds all state; default: ./clickloop-data")]
 PROMOTED, FAILED, NOT_PROMOTED, ACTIVE = 0, 1, 3, 4
@@ -187,6 +189,45 @@ def rollback(
     loop = _loop(data_dir)
     build = loop.releases.newest_build(release or loop.releases.former())
     _await_switch(loop, loop.releases.request_switch(build.id, "rollback", "cli"))
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="default: all")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+) -> None:
+    """The project's benchmarks."""
+    from .bench import bench as run
+
+    run(names or [], json)
+
+
+@audit_app.command("verify")
+def audit_verify(data_dir: DataDir = None) -> None:
+    """Whether no entry was changed, removed or inserted. Exit status 1 when one was."""
+    from ..retriever.ledger import entries, verify
+
+    loop = _loop(data_dir)
+    problems = verify(loop.database)
+    for problem in problems:
+        print(f"clickloop: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(FAILED)
+    found = entries(loop.database)
+    print(f"{len(found)} entries, unbroken; the newest hash is {found[-1].hash if found else 'none'}")
+
+
+@audit_app.command("list")
+def audit_list(data_dir: DataDir = None) -> None:
+    """All entries, the oldest first: one JSON object a line."""
+    from dataclasses import asdict
+
+    import orjson
+
+    from ..retriever.ledger import entries
+
+    for entry in entries(_loop(data_dir).database):
+        print(orjson.dumps({**asdict(entry), "content": orjson.loads(entry.content)}).decode())
 
 
 @keys_app.command("create")

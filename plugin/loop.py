@@ -62,7 +62,8 @@ class ClickLoop:
         self.reports = Reports(self.settings.data_dir / "runs")
         self.live = Live()
         self.log = SearchLog(self.database)
-        self.searcher = Searcher(self.live, self.documents, self.log)
+        traffic = self.settings.promotion.evaluation_traffic
+        self.searcher = Searcher(self.live, self.documents, self.log, traffic)
         self.failure: ClickLoopError | None = None
         self._store: IndexStore | None = None
         self._nights = Nights(self.runs, self.settings)

@@ -14,16 +14,16 @@ INK, GAIN, LOSS, QUIET = "#1f2933", "#1b7f5c", "#b3402a", "#8a94a0"
 
 
 def training_curve(curve: Sequence[Mapping[str, float]]) -> Markup:
-    """Loss over epochs, of the training batches and of the development split."""
+    """Over epochs, the loss of the training batches and, on an axis of its own, nDCG@10 on the development split."""
 
     def draw(axes: "Axes") -> None:
-        for name, label, style in (("loss", "training", "-"), ("eval_loss", "development", "o-")):
+        right = axes.twinx()
+        for one, name, label, colour in ((axes, "loss", "loss", INK), (right, "nDCG@10", "nDCG@10, development", GAIN)):
             points = [(row["epoch"], row[name]) for row in curve if name in row]
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=label, color=INK if name == "loss" else GAIN)
+                one.plot(*zip(*points, strict=True), "o-" if one is right else "-", color=colour)
+            one.set_ylabel(label, color=colour)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("loss")
-        axes.legend(frameon=False)
 
     return _svg(draw, "training curve", (6, 2.6))
 

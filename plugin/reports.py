@@ -49,7 +49,7 @@ class Reports:
         drawings = {}
         if evidence:
             drawings["differences"] = plots.differences(evidence["deltas"], evidence["metric"])
-            estimate = evidence["decision"]["estimate"]
+            estimate = evidence["estimate"]
             if metrics.get("interval"):
                 drawings["interval"] = plots.interval(
                     estimate["mean"], estimate["low"], estimate["high"], evidence["metric"]

@@ -135,6 +135,8 @@ def run_json(run: Run) -> dict[str, Any]:
         "progress": run.progress,
         "decision": None if run.outcome is None else {"outcome": run.outcome, "reasons": run.reasons},
         "metrics": {name: metrics.get(name) for name in ("champion", "candidate", "delta", "interval", "clusters")},
+        "challenger": run.details.get("challenger"),
+        "guards": run.details.get("guards", {}),
         "mining": run.details.get("mining", {}),
         "timings": run.details.get("timings", {}),
         "lineage": run.details.get("lineage", {}),

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..retriever.errors import ClickLoopError
-from ..trainer.recipe import FineTuning, Mining, Promotion, Recipe, Split
+from ..trainer.recipe import FineTuning, Guards, Mining, Promotion, Recipe, Split
 
 SECRETS = {"admin_key", "api_key", "database_url"}
 
@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     split: Split = Split()
     training: FineTuning = FineTuning()
     promotion: Promotion = Promotion()
+    guards: Guards = Guards()
     seed: int = Field(0, ge=0, description="of sampling and training")
 
     @field_validator("database_url")
@@ -115,7 +116,12 @@ class Settings(BaseSettings):
     @property
     def recipe(self) -> Recipe:
         return Recipe(
-            mining=self.mining, split=self.split, training=self.training, promotion=self.promotion, seed=self.seed
+            mining=self.mining,
+            split=self.split,
+            training=self.training,
+            promotion=self.promotion,
+            guards=self.guards,
+            seed=self.seed,
         )
 
     def url(self) -> str:

@@ -8,6 +8,7 @@ from .index import IndexStore
 from .owner import Owner
 from .releases import Releases
 from .search import Live, OpenBuild
+from .types import Build
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,16 @@ class Follower:
             self._owns = True
             self._owner.open_and_run()
             return
-        build = self._releases.live()
-        current = self._live.current()
-        if build is None or (current is not None and current.build.id == build.id):
-            return
+        build, current = self._releases.live(), self._live.current()
+        if build is not None and (current is None or current.build.id != build.id):
+            self._live.install(self._open(build))
+        build, current = self._releases.challenger_build(), self._live.challenger()
+        if build is None:
+            self._live.challenge(None)
+        elif current is None or current.build.id != build.id:
+            self._live.challenge(self._open(build))
+
+    def _open(self, build: Build) -> OpenBuild:
         release = self._releases.get(build.release_id)
         encoder = open_encoder(self._releases.folder(release.id), release)
-        self._live.install(OpenBuild(build, release, encoder, self._store.open(build.id)))
+        return OpenBuild(build, release, encoder, self._store.open(build.id))

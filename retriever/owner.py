@@ -111,7 +111,7 @@ class Owner:
         if not busy and (wanted := self._releases.wanted()) is not None:
             self._grant(wanted)
             busy = True
-        return busy
+        return self._challenge() or busy
 
     def index_all(self, progress: Callable[[int, int], None]) -> None:
         """Indexes everything that was written, for a process that does not serve: with the fastest encoder, and with
@@ -145,17 +145,16 @@ class Owner:
         """Makes a build live with every document written so far, or says in the wish why not."""
         log.info("switching to %s (%s)", wanted.build_id, wanted.reason)
         current = self._live.current()
-        opened: OpenBuild | None = None
+        open_ones = {opened.build.id: opened for opened in (current, self._live.challenger()) if opened is not None}
+        opened = open_ones.get(wanted.build_id)
         try:
-            build = self._releases.build(wanted.build_id)
-            if current is not None and current.build.id == build.id:
-                opened = current
-            else:
-                opened = self._open(build)
+            if opened is None:
+                opened = self._open(self._releases.build(wanted.build_id))
+            if opened is not current:
                 self._catch_up(opened, current)
             self._flip(wanted, opened)
         except Exception as error:
-            if opened is not None and opened is not current:
+            if opened is not None and opened not in open_ones.values():
                 opened.retire()
             if isinstance(error, OperationalError):
                 raise  # the database is busy: the wish stays and is looked at again
@@ -165,6 +164,22 @@ class Owner:
             return
         self._live.install(opened)
         self._drop_old_builds()
+
+    def _challenge(self) -> bool:
+        """Opens the challenger's build, keeps it current, or closes it, as the database says; True while it lags."""
+        wanted, present = self._releases.challenger_build(), self._live.challenger()
+        if present is not None and (wanted is None or wanted.id != present.build.id):
+            self._live.challenge(None)
+            self._drop_old_builds()
+            present = None
+        if wanted is None:
+            return False
+        if present is None:
+            present = self._open(wanted)
+            while self._indexer.step(present) == STEP:
+                pass
+            self._live.challenge(present)
+        return self._indexer.step(present) == STEP
 
     def _catch_up(self, opened: OpenBuild, current: OpenBuild | None) -> None:
         """Brings a build close to the newest revision while the live one is kept current too."""

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, select
 from .database import Database
 from .encoder import TEMPLATE, export_artefacts
 from .errors import ModelError, NotFound
+from .ledger import append
 from .model import sha256
-from .schema import builds, live, releases, runs, switches
+from .schema import builds, challenger, counted, live, releases, runs, switches
 from .types import Build, Release
 from .vectors import VectorLog
 
@@ -155,6 +156,14 @@ class Releases:
             row = connection.execute(select(builds).join(live, live.c.build_id == builds.c.id)).one_or_none()
         return None if row is None else Build(**row._mapping)
 
+    def challenger_build(self) -> Build | None:
+        """The build whose results some people see beside those of the live one."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(builds).join(challenger, challenger.c.build_id == builds.c.id)
+            ).one_or_none()
+        return None if row is None else Build(**row._mapping)
+
     def request_switch(self, build_id: str, reason: str, requested_by: str, run_id: str | None = None) -> int:
         """Asks the owner to make this build live; returns the number of the wish."""
         with self._database.write() as connection:
@@ -211,12 +220,24 @@ def set_build(connection: Connection, build_id: str, **values: object) -> None:
     connection.execute(builds.update().where(builds.c.id == build_id).values(**values))
 
 
+def drop_challenger(connection: Connection) -> None:
+    """Ends the challenger; its build is left to the owner for removal."""
+    row = connection.execute(select(challenger.c.run_id, challenger.c.build_id)).one_or_none()
+    if row is None:
+        return
+    append(connection, "challenger", run=row.run_id, state="dropped")
+    connection.execute(challenger.delete())
+    connection.execute(counted.delete().where(counted.c.run_id == row.run_id))
+    if row.build_id is not None:
+        set_build(connection, row.build_id, state="rejected")
+
+
 def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
     """Moves the pointer to the switch's build, or notes why not, and says so in the run that wished for it; the
     caller's transaction holds it together.
     """
     values: dict[str, object] = {"finished_at": time.time(), "error": error}
-    wish = connection.execute(select(switches.c.build_id, switches.c.run_id).where(switches.c.id == switch_id)).one()
+    wish = connection.execute(select(switches).where(switches.c.id == switch_id)).one()
     if error is None:
         build_id = wish.build_id
         former = connection.scalar(select(live.c.build_id))
@@ -226,10 +247,22 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
             connection.execute(live.update().values(build_id=build_id))
             if former != build_id:
                 set_build(connection, former, state="retired")
-        set_build(connection, str(build_id), state="ready")
         values["former_build_id"] = former
+        if former != build_id:
+            drop_challenger(connection)  # it was compared with another champion
+        set_build(connection, str(build_id), state="ready")
     state = "done" if error is None else "refused"
     connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))
+    append(
+        connection,
+        "switch",
+        build=wish.build_id,
+        former=values.get("former_build_id"),
+        reason=wish.reason,
+        run=wish.run_id,
+        by=wish.requested_by,
+        state=state,
+    )
     if wish.run_id is not None:
         settle_run(connection, wish.run_id, error)
 

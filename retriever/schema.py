@@ -162,6 +162,42 @@ looks = Table(
     Column("at", Float, nullable=False),
 )
 
+# One row while a candidate short of evidence is followed: the challenger of the release `champion_id`.
+challenger = Table(
+    "challenger",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
+    Column("run_id", String, nullable=False),  # that trained it
+    Column("champion_id", String, nullable=False),
+    Column("release_id", String, ForeignKey("releases.id"), nullable=False),
+    Column("build_id", String),  # none where nobody is shown its results
+    Column("k", Integer, nullable=False),
+    Column("nights", Integer, nullable=False),
+    Column("judged_by", String, nullable=False),  # the newest run that added to its evidence
+    Column("log_seq", BigInteger, nullable=False),  # searches up to here have been heard
+    Column("queries", JSON, nullable=False),
+    Column("people", JSON, nullable=False),
+)
+
+# Queries and people that already counted as evidence about the challenger, as hashes: none of them counts twice.
+counted = Table(
+    "counted",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("unit", String, primary_key=True),
+)
+
+# Everything that was decided, approved and switched: see ledger.py.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("hash", String, nullable=False),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -1,11 +1,13 @@
 """Answering a query: one build for the whole of it."""
 
 import dataclasses
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 from .documents import Documents
@@ -13,12 +15,17 @@ from .encoder import Encoder
 from .errors import InvalidInput, NotReady
 from .filters import Filter, parse_filter
 from .index import Index
+from .interleave import team_draft
 from .log import SearchLog
-from .types import Answer, Build, Document, Hit, Release, Search, Shown, Vectors, Who
+from .types import Answer, Build, Document, Hit, Release, Search, Shown, Who
+
+_log = logging.getLogger(__name__)
 
 MAX_K = 1000
 MAX_QUERY = 8192  # characters
 RANKER = "semantic"
+PICK = 0.5  # the chance that the ranking which gave a drafted result was the one to pick at that place
+Ranked = list[tuple[Document, float]]
 
 
 class OpenBuild:
@@ -75,14 +82,26 @@ class Live:
 
     def __init__(self) -> None:
         self._current: OpenBuild | None = None
+        self._challenger: OpenBuild | None = None
 
     def install(self, build: OpenBuild) -> None:
+        if build is self._challenger:
+            self._challenger = None
         former, self._current = self._current, build
         if former is not None and former is not build:
             former.retire()
 
     def current(self) -> OpenBuild | None:
         return self._current
+
+    def challenge(self, build: OpenBuild | None) -> None:
+        """Sets the build that some people see beside the current one, or none."""
+        former, self._challenger = self._challenger, build
+        if former is not None and former is not build:
+            former.retire()
+
+    def challenger(self) -> OpenBuild | None:
+        return self._challenger
 
     @contextmanager
     def lease(self) -> Iterator[OpenBuild]:
@@ -99,16 +118,20 @@ class Live:
                 continue
 
     def close(self) -> None:
+        self.challenge(None)
         former, self._current = self._current, None
         if former is not None:
             former.retire()
 
 
 class Searcher:
-    def __init__(self, live: Live, documents: Documents, log: SearchLog) -> None:
+    def __init__(self, live: Live, documents: Documents, log: SearchLog, evaluation_traffic: float = 0.0) -> None:
+        """`evaluation_traffic`: the share of logged searches whose list is drafted from champion and challenger."""
         self._live = live
         self._documents = documents
         self._log = log
+        self._evaluation_traffic = evaluation_traffic
+        self._random = Random()
 
     def search(
         self,
@@ -125,22 +148,44 @@ class Searcher:
             raise InvalidInput("k", k, f"use 1 to {MAX_K}")
         wanted = parse_filter(filter)
         with self._live.lease() as build:
-            found = self._nearest(build, build.encoder.query(query), k, wanted)
-        hits = [Hit(d.id, rank, score, d.title, d.text, d.payload) for rank, (d, score) in enumerate(found, 1)]
+            ranked = self._nearest(build, query, k, wanted)
+        rankers = [RANKER] * len(ranked)
+        challenger = self._live.challenger()
+        if log and challenger is not None and self._random.random() < self._evaluation_traffic:
+            ranked, rankers = self._drafted(ranked, challenger, query, k, wanted)
+        hits = [Hit(d.id, rank, score, d.title, d.text, d.payload) for rank, (d, score) in enumerate(ranked, 1)]
         took_ms = (time.perf_counter() - started) * 1000
         answer = Answer(secrets.token_hex(16), build.release.id, round(took_ms, 3), hits)
         if log:
-            shown = [Shown(hit.rank, hit.id, RANKER) for hit in hits]
+            shown = [
+                Shown(hit.rank, hit.id, ranker, 1.0 if ranker == RANKER else PICK)
+                for hit, ranker in zip(hits, rankers, strict=True)
+            ]
             ids = (build.build.id, build.release.id)
             self._log.record(
                 Search(answer.query_id, query, k, filter, *ids, shown, who or Who(), answer.took_ms, arrived_at)
             )
         return answer
 
-    def _nearest(
-        self, build: OpenBuild, vector: Vectors, k: int, filter: Filter | None
-    ) -> list[tuple[Document, float]]:
+    def _drafted(
+        self, ranked: Ranked, challenger: OpenBuild, query: str, k: int, filter: Filter | None
+    ) -> tuple[Ranked, list[str]]:
+        """One list out of two rankings and who gave each result. Never fails: the champion's own answer is there."""
+        release = challenger.release.id
+        try:
+            with challenger.use():
+                other = self._nearest(challenger, query, k, filter)
+        except Exception as error:
+            if not isinstance(error, _Retired):
+                _log.warning("the challenger %s could not answer", release, exc_info=True)
+            return ranked, [RANKER] * len(ranked)
+        found = {d.id: (d, score) for d, score in [*other, *ranked]}
+        picks = team_draft([d.id for d, _ in ranked], [d.id for d, _ in other], k, self._random)
+        return [found[id_] for id_, _ in picks], [release if theirs else against(release) for _, theirs in picks]
+
+    def _nearest(self, build: OpenBuild, query: str, k: int, filter: Filter | None) -> Ranked:
         """Documents deleted since the index was written are left out and the next ones move up."""
+        vector = build.encoder.query(query)
         limit = k
         while True:
             neighbours = build.index.query(vector, limit, filter)
@@ -149,6 +194,11 @@ class Searcher:
             if len(alive) >= k or len(neighbours) < limit:
                 return alive[:k]
             limit *= 2
+
+
+def against(release_id: str) -> str:
+    """The name of the champion as ranker in lists drafted from it and this challenger."""
+    return f"against {release_id}"
 
 
 def check_query_text(query: str) -> str:

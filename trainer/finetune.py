@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 2  # epochs without a better development loss
+PATIENCE = 2  # epochs without a better ranking on the development split
+DISTRACTORS = 500  # texts of the training split among which those of the development split must be found
+CHOOSES = "eval_development_cosine_ndcg@10"
 MINI_BATCH = 32  # texts in memory at a time; does not change the result
 
 
@@ -30,10 +32,10 @@ def finetune(
     seed: int,
     progress: Callable[[float], None],
 ) -> tuple["SentenceTransformer", list[dict[str, float]]]:
-    """The tuned model and its training curve (epoch, loss or eval_loss a row).
+    """The tuned model and its training curve (epoch, and loss of the training or nDCG@10 on the development split).
 
-    Multiple-negatives ranking with cached gradients (Gao et al. 2021); keeps the epoch with the lowest development
-    loss. Resumes from the newest checkpoint in `work`.
+    Multiple-negatives ranking with cached gradients (Gao et al. 2021); keeps the epoch that ranks the development split
+    best. Resumes from the newest checkpoint in `work`.
     """
     import torch
     from datasets import disable_progress_bars
@@ -52,12 +54,12 @@ def finetune(
             module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
-    judged = len(development) > 1
+    judged = bool(development)
     trainer = SentenceTransformerTrainer(
         model=model,
         args=_arguments(work, dials, prompts, seed, judged),
         train_dataset=_dataset(training),
-        eval_dataset=_dataset(development) if judged else None,
+        evaluator=_evaluator(training, development, dials.batch_size, prompts) if judged else None,
         loss=_loss(model, dials.temperature),
         callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
@@ -94,7 +96,6 @@ def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: 
         output_dir=str(work),
         num_train_epochs=dials.epochs,
         per_device_train_batch_size=dials.batch_size,
-        per_device_eval_batch_size=dials.batch_size,
         learning_rate=dials.learning_rate,
         warmup_steps=0.1,
         bf16=has_bfloat16(),
@@ -106,8 +107,8 @@ def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: 
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=judged,
-        metric_for_best_model="eval_loss" if judged else None,
-        greater_is_better=False,
+        metric_for_best_model=CHOOSES if judged else None,
+        greater_is_better=True,
         logging_steps=5,
         report_to="none",
         disable_tqdm=True,
@@ -117,10 +118,38 @@ def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: 
     )
 
 
+def _evaluator(
+    training: Sequence[Triplet], development: Sequence[Triplet], batch_size: int, prompts: Mapping[str, str]
+) -> Any:
+    """Ranks the development split's texts among some of the training split's: its loss grows with confidence, also
+    while the ranking still improves.
+    """
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+    from sentence_transformers.util import cos_sim
+
+    right: dict[str, set[str]] = {}
+    for triplet in development:
+        right.setdefault(triplet.query, set()).add(triplet.positive)
+    own = [text for triplet in development for text in (triplet.positive, triplet.negative)]
+    others = [triplet.positive for triplet in training[:: max(len(training) // DISTRACTORS, 1)]]
+    return InformationRetrievalEvaluator(
+        queries={query: query for query in right},
+        corpus={text: text for text in [*own, *others]},
+        relevant_docs=right,
+        ndcg_at_k=[10],
+        batch_size=batch_size,
+        name="development",
+        write_csv=False,
+        score_functions={"cosine": cos_sim},
+        query_prompt=prompts.get("query"),
+        corpus_prompt=prompts.get("document"),
+    )
+
+
 def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    names: tuple[str, ...] = ("epoch", "loss", "eval_loss")
-    rows = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
-    return [{name: float(entry[name]) for name in names if name in entry} for entry in rows]
+    names = {"epoch": "epoch", "loss": "loss", CHOOSES: "nDCG@10"}
+    rows = [entry for entry in history if "loss" in entry or CHOOSES in entry]
+    return [{short: float(entry[name]) for name, short in names.items() if name in entry} for entry in rows]
 
 
 def _dataset(triplets: Sequence[Triplet]) -> Any:

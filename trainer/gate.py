@@ -1,108 +1,263 @@
 """The gate: does the evidence suffice to promote?
 
-A pure function of the measurements and of how many looks were taken before. Look k may err with probability a_k, and
-the a_k sum to less than .05 for ever: by the union bound the chance that any night of a whole life promotes a model
-that is not better stays below .05, whatever the dependence between nights, candidates and reused queries.
+Pure functions of the measurements and of what was decided before. Every candidate that is looked at gets a number k and
+two budgets of its own: its first look may err with probability `first_level(k)`, all that follows while it is the
+challenger with `follow_level(k)` together. Over all k they sum to less than .05, for ever. By the union bound the
+chance that any night of a whole life promotes a model that is not better stays below that, whatever the dependence
+between nights, candidates and reused queries, and however the challenger was picked from its rivals.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
-from scipy.stats import norm, skew
+from scipy.special import log_ndtr, logsumexp
 
 from .recipe import Promotion
 
 SCREEN_Z = 0.5  # on the development split; candidates below are not worth a look
 INTERVAL_Z = 1.96  # two-sided 95 %
+HOPELESS_Z = 1.645  # a challenger is dropped when so many standard errors above its mean no worthwhile gain is left
 FIRST_LOOKS = 7
 FIRST_LOOKS_BONUS = 2e-4
+FIRST_BUDGET, FOLLOW_BUDGET = 0.036, 0.012
+PACE = 150  # of k; how slowly both budgets are spent
+CHALLENGER_NIGHTS = 28  # its own first one included
+BETS = (0.05, 0.12, 0.25, 0.4, 0.6, 0.8, 0.95)
+_HARMONIC = sum(1 / night for night in range(2, CHALLENGER_NIGHTS + 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """Mean difference, candidate minus champion, with its standard error and 95 % interval; `n` independent units."""
+class Sample:
+    """Differences, candidate minus champion, of independent units, as sums: samples of different units add up.
 
-    mean: float
-    error: float
-    low: float
-    high: float
-    n: int
+    `growth` is only there for differences within [−1, 1]: for each of BETS the logarithm of ∏ (1 + bet · difference).
+    """
+
+    n: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    cubes: float = 0.0
+    largest: float = 0.0  # absolute difference
+    growth: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, differences: Sequence[float]) -> "Sample":
+        values = np.asarray(differences, dtype=np.float64)
+        if not len(values):
+            return cls()
+        squares = values * values
+        total, second, third = float(values.sum()), float(squares.sum()), float((squares * values).sum())
+        return cls(len(values), total, second, third, float(np.abs(values).max()))
+
+    @classmethod
+    def bounded(cls, differences: Sequence[float]) -> "Sample":
+        """Of differences within [−1, 1]. Raises ValueError for others."""
+        values = np.asarray(differences, dtype=np.float64)
+        if (np.abs(values) > 1).any():
+            raise ValueError(f"differences: {np.abs(values).max()} is not within [-1, 1]")
+        growth = np.log1p(np.outer(BETS, values)).sum(axis=1)
+        return replace(cls.of(differences), growth=tuple(growth.tolist()))
+
+    def __add__(self, other: "Sample") -> "Sample":
+        return Sample(
+            self.n + other.n,
+            self.total + other.total,
+            self.squares + other.squares,
+            self.cubes + other.cubes,
+            max(self.largest, other.largest),
+            tuple(a + b for a, b in zip_longest(self.growth, other.growth, fillvalue=0.0)),
+        )
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n if self.n else 0.0
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; infinite for fewer than two units."""
+        if self.n < 2:
+            return math.inf
+        return math.sqrt(max(self._central_squares(), 0.0) / (self.n - 1) / self.n)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval of the mean."""
+        return self.mean - INTERVAL_Z * self.error
+
+    @property
+    def high(self) -> float:
+        return self.mean + INTERVAL_Z * self.error
+
+    @property
+    def z(self) -> float:
+        """Mean in standard errors; 0 where there is no noise to measure it against."""
+        if self.n < 2 or self.error <= 1e-7 * self.largest:
+            return 0.0
+        return self.mean / self.error
+
+    @property
+    def skew(self) -> float:
+        spread = self._central_squares() / self.n if self.n else 0.0
+        if spread <= 1e-14 * self.largest**2 or not spread:
+            return 0.0
+        third = self.cubes / self.n - 3 * self.mean * self.squares / self.n + 2 * self.mean**3
+        return float(third / spread**1.5)
+
+    @property
+    def p_value(self) -> float:
+        """One-sided, of "the mean is not above 0", guarded where the normal tail is too thin.
+
+        ln p = ln(1 − Φ(z)) + max(−skew, 0) · z³ / (3√n) + z⁴ / (4n), after the Cramér-type deviations of Student's t in
+        Jing, Shao, Wang (2003). Without the skew term a left-skewed null is rejected dozens of times too often.
+        """
+        if self.z <= 0:
+            return 1.0
+        root = math.sqrt(self.n)
+        lean = max(-self.skew, 0.0)
+        # Beyond this z the correction would grow faster than the evidence.
+        z = min(self.z, root * (math.sqrt(lean**2 + 4) - lean) / 2)
+        log_p = float(log_ndtr(-z)) + lean * z**3 / (3 * root) + z**4 / (4 * self.n)
+        return math.exp(min(log_p, 0.0))
+
+    @property
+    def betting_p_value(self) -> float:
+        """One-sided and exact for differences within [−1, 1], at whatever moment one looks: 1/E, where E is the mean
+        over BETS of ∏ (1 + bet · difference), the wealth of gamblers who bet on gains (Waudby-Smith, Ramdas 2024).
+        """
+        if not self.growth:
+            return 1.0
+        return math.exp(min(math.log(len(self.growth)) - float(logsumexp(self.growth)), 0.0))
+
+    def _central_squares(self) -> float:
+        return self.squares - self.total**2 / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
+
+    `k` is the number of its look, `nights` how many nights it has been judged on, its own first one included. What
+    people prefer is within [−1, 1].
+    """
+
+    k: int
+    nights: int
+    queries: Sample
+    people: Sample = Sample()
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`outcome`: promoted, rejected or not_enough_evidence. `look` is 0 when none was spent."""
+    """`outcome`: promoted, rejected or not_enough_evidence, of the model that `sample` is about.
+
+    `look` is 0 when no budget was spent; `level` is what was allowed, `p_value` what was found.
+    """
 
     outcome: str
     reasons: tuple[str, ...]
-    estimate: Estimate
+    sample: Sample
     look: int = 0
     level: float = 0.0
     p_value: float = 1.0
 
 
-def level(look: int) -> float:
+def first_level(k: int) -> float:
     """a_k = .036 · 150 / ((k + 149)(k + 150)), and 2e-4 more for k ≤ 7. The sum over all k is .0374."""
-    bonus = FIRST_LOOKS_BONUS if look <= FIRST_LOOKS else 0.0
-    return 0.036 * 150 / ((look + 149) * (look + 150)) + bonus
+    return FIRST_BUDGET * _pace(k) + (FIRST_LOOKS_BONUS if k <= FIRST_LOOKS else 0.0)
 
 
-def decide(holdout: Sequence[float], development: Sequence[float], looks: int, dials: Promotion) -> Decision:
-    """`holdout` and `development` hold one difference per independent unit; `looks` were taken in earlier nights."""
-    found = estimate(holdout)
-    if found.n < dials.min_queries:
-        reason = f"{found.n} judged query clusters; at least {dials.min_queries} are needed. No look was spent"
-        return Decision("not_enough_evidence", (reason,), found)
-    early = estimate(development)
-    z = early.mean / early.error if early.error > 0 else math.copysign(math.inf, early.mean) if early.mean else 0.0
-    if z <= SCREEN_Z:
+def follow_level(k: int) -> float:
+    """b_k = .012 · 150 / ((k + 149)(k + 150)), for all later nights of candidate k. The sum over all k is .012."""
+    return FOLLOW_BUDGET * _pace(k)
+
+
+def people_level(k: int) -> float:
+    """The half of b_k that people's preferences may spend, once for all nights: their p-value holds at any moment."""
+    return follow_level(k) / 2
+
+
+def queries_level(k: int, night: int) -> float:
+    """The part of the other half that queries may spend on night 2 to 28 of candidate k: early nights get more."""
+    return follow_level(k) / 2 / (night * _HARMONIC)
+
+
+def decide(holdout: Sample, development: Sample, looks: int, dials: Promotion) -> Decision:
+    """On a new candidate. `looks` were taken at candidates of earlier nights."""
+    if holdout.n < dials.min_queries:
+        reason = f"{holdout.n} judged query clusters; at least {dials.min_queries} are needed. No look was spent"
+        return Decision("not_enough_evidence", (reason,), holdout)
+    if development.z <= SCREEN_Z:
         reason = (
-            f"on the development split the candidate gains {early.mean:+.4f} ± {early.error:.4f} (z = {z:.2f}, "
-            f"needed > {SCREEN_Z:g}, {early.n} clusters): not worth a look at the holdout. No look was spent"
+            f"on the development split the candidate gains {development.mean:+.4f} ± {development.error:.4f} "
+            f"(z = {development.z:.2f}, needed > {SCREEN_Z:g}, {development.n} clusters): not worth a look at the "
+            "holdout. No look was spent"
         )
-        return Decision("rejected", (reason,), found)
-    look = looks + 1
-    a, p = level(look), guarded_p(holdout)
+        return Decision("rejected", (reason,), holdout)
+    k = looks + 1
+    level, p = first_level(k), holdout.p_value
     facts = (
-        f"the candidate changes nDCG@10 by {found.mean:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f}) "
-        f"on {found.n} query clusters that it was not trained on",
-        f"look {look} of this service's life: p = {p:.2g}, allowed a = {a:.2g}",
+        f"the candidate changes nDCG@10 by {_interval(holdout)} on {holdout.n} query clusters of the holdout",
+        f"look {k} of this service's life: p = {p:.2g}, allowed a = {level:.2g}",
     )
-    if p <= a and found.mean >= dials.min_effect:
-        return Decision("promoted", (*facts, "p ≤ a: it is really better"), found, look, a, p)
-    if found.high < dials.min_effect or found.mean <= 0:
-        reason = "it is not better" if found.mean <= 0 else f"a gain of {dials.min_effect:g} can be ruled out"
-        return Decision("rejected", (*facts, reason), found, look, a, p)
-    if p <= a:
-        reason = f"it is better, but by less than the smallest gain worth a switch ({dials.min_effect:g})"
-        return Decision("rejected", (*facts, reason), found, look, a, p)
-    return Decision("not_enough_evidence", (*facts, "p > a: this could be chance"), found, look, a, p)
+    outcome, reason = _outcome(holdout, p, level, dials.min_effect)
+    return Decision(outcome, (*facts, reason), holdout, k, level, p)
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    n = len(values)
-    if n < 2:
-        return Estimate(float(np.mean(values)) if n else 0.0, math.inf, -math.inf, math.inf, n)
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(n))
-    return Estimate(mean, error, mean - INTERVAL_Z * error, mean + INTERVAL_Z * error, n)
+def follow(challenger: Challenger, dials: Promotion) -> Decision:
+    """On the challenger after one more night. Promoted by either kind of evidence unless the other contradicts."""
+    k, nights = challenger.k, challenger.nights
+    queries, people = challenger.queries, challenger.people
+    facts = (
+        f"after {nights} nights the challenger (look {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} query "
+        f"clusters: p = {queries.p_value:.2g}, allowed {queries_level(k, nights):.2g}",
+        f"of {people.n} people who saw both, preference {_interval(people)}: p = {people.betting_p_value:.2g}, allowed "
+        f"{people_level(k):.2g}"
+        if people.n > 1
+        else "hardly anybody's preference is known",
+    )
+    by_queries = Decision("", (), queries, k, queries_level(k, nights), queries.p_value)
+    by_people = Decision("", (), people, k, people_level(k), people.betting_p_value)
+    found = min(by_queries, by_people, key=lambda one: one.p_value / one.level)
+
+    def answer(outcome: str, reason: str) -> Decision:
+        return replace(found, outcome=outcome, reasons=(*facts, reason))
+
+    if people.high < 0 or (queries.high < dials.min_effect and people.mean <= 0):
+        return answer("rejected", "a worthwhile gain can be ruled out")
+    if found.p_value <= found.level:
+        if found is by_queries and queries.mean < dials.min_effect:
+            return answer("rejected", f"it is better, but by less than is worth a switch ({dials.min_effect:g})")
+        return answer("promoted", "it is really better")
+    if queries.mean + HOPELESS_Z * queries.error < dials.min_effect and people.mean <= 0:
+        return answer("rejected", f"a gain of {dials.min_effect:g} has become improbable")
+    if nights >= CHALLENGER_NIGHTS:
+        return answer("rejected", f"no proof in {CHALLENGER_NIGHTS} nights")
+    return answer("not_enough_evidence", "this could still be chance")
 
 
-def guarded_p(values: Sequence[float]) -> float:
-    """One-sided p-value of "the mean is not above 0", guarded where the normal tail is too thin.
+def stronger(candidate: Sample, challenger: Challenger | None) -> bool:
+    """Whether a candidate short of evidence takes the challenger's place."""
+    return challenger is None or candidate.z > max(challenger.queries.z, challenger.people.z)
 
-    ln p = ln(1 − Φ(z)) + max(−skew, 0) · z³ / (3√n) + z⁴ / (4n), after the Cramér-type deviations of Student's t in
-    Jing, Shao, Wang (2003). Without the skew term a left-skewed null is rejected dozens of times too often.
-    """
-    found = estimate(values)
-    if found.n < 2 or found.mean <= 0:
-        return 1.0
-    if found.error < 1e-12 * max(abs(value) for value in values):
-        return 1.0  # every unit the same: no noise to measure the mean against
-    root = math.sqrt(found.n)
-    lean = max(-float(skew(values)), 0.0)
-    # Beyond this z the correction would grow faster than the evidence.
-    z = min(found.mean / found.error, root * (math.sqrt(lean**2 + 4) - lean) / 2)
-    log_p = float(norm.logsf(z)) + lean * z**3 / (3 * root) + z**4 / (4 * found.n)
-    return math.exp(min(log_p, 0.0))
+
+def _outcome(found: Sample, p: float, level: float, min_effect: float) -> tuple[str, str]:
+    if found.mean <= 0:
+        return "rejected", "it is not better"
+    if found.high < min_effect:
+        return "rejected", f"a gain of {min_effect:g} can be ruled out"
+    if p > level:
+        return "not_enough_evidence", "p > a: this could be chance"
+    if found.mean < min_effect:
+        return "rejected", f"it is better, but by less than the smallest gain worth a switch ({min_effect:g})"
+    return "promoted", "p ≤ a: it is really better"
+
+
+def _pace(k: int) -> float:
+    return PACE / ((k + PACE - 1) * (k + PACE))
+
+
+def _interval(found: Sample) -> str:
+    return f"{found.mean:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"

@@ -3,8 +3,8 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,27 @@ import polars as pl
 
 from ..retriever.database import Database
 from ..retriever.documents import Documents
-from ..retriever.encoder import open_encoder, render, truncated
+from ..retriever.encoder import open_encoder, truncated
 from ..retriever.errors import ClickLoopError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.owner import Owner
 from ..retriever.releases import Releases, write_whole
-from ..retriever.shadow import ShadowIndex
-from ..retriever.types import Release, Vectors
+from ..retriever.types import Release
 from . import report
-from .clicks import ClickModel, corrected_gains, count_people, fit, judge
+from .challenge import Challengers, Followed, preferences
+from .contest import Contest, Side, query_vectors
 from .corpus import Corpus, corpus_vectors, read_corpus
-from .evaluate import Result, compare, evidence, judged_queries, summary
+from .evaluate import Result, evidence, summary
 from .finetune import finetune
-from .gate import Decision, decide
-from .mine import Pair, StoredVectors, Triplet, positives, triplets
-from .promote import build_index, check_index, hand_over, mark_ready, query_vectors
+from .gate import Challenger, Decision, Sample, decide, follow, stronger
+from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
+from .mine import Triplet
+from .promote import build_index, check_index, hand_over, mark_ready
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
-from .snapshot import Bounds, bounds_now, ever_clicked, fingerprint, first_clusters, read_log, without_robots, wordings
-from .split import Parts, split
+from .snapshot import Bounds, bounds_now
+from .split import held_out
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
@@ -40,32 +41,6 @@ Progress = Callable[[str, float], None]
 
 class Busy(ClickLoopError):
     """Another nightly run is active."""
-
-
-class Skipped(Exception):
-    """There is not enough to learn from; the message says what is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lessons:
-    """What the log teaches: judgments of learners and of judges, and the pairs to train on."""
-
-    parts: Parts
-    clicks: ClickModel
-    training: list[Pair]
-    development: list[Pair]
-    clicked: dict[str, set[str]]
-    wordings: dict[str, str]
-    counts: dict[str, Any]
-    data_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A release with its vectors of the corpus."""
-
-    release: Release
-    vectors: Vectors
 
 
 class Night:
@@ -85,6 +60,7 @@ class Night:
         self._database = database
         self._documents = Documents(database)
         self._runs = Runs(database)
+        self._challengers = Challengers(database)
         self._releases = releases
         self._store = store
         self._make_owner = make_owner
@@ -134,9 +110,14 @@ class Night:
         champion_release = self._champion(run)
 
         steps.begin("reading the log")
-        lessons = self._read(run, champion_release)
+        assert run.log_seq is not None
+        assert run.event_seq is not None
+        bounds = Bounds(run.log_seq, run.event_seq)
+        lessons = read_lessons(self._database, bounds, champion_release, self._recipe)
         self._runs.detail(run.id, mining=lessons.counts, lineage=self._lineage(champion_release, lessons))
-        self._check_enough(len(lessons.training))
+        followed = self._challengers.of(champion_release.id)
+        if followed is None:
+            check_enough(len(lessons.training), self._recipe)
 
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
@@ -144,8 +125,15 @@ class Night:
             champion_release,
             corpus_vectors(corpus, champion_release, self._releases, steps.progress, keep=False),
         )
+        if followed is not None:
+            steps.begin("judging the challenger")
+            if self._challenger_wins(run, followed, lessons, corpus, champion, steps):
+                return
+        check_enough(len(lessons.training), self._recipe)
+
         steps.begin("mining hard negatives")
-        lesson_triplets = self._mine(lessons, corpus, champion)
+        folder = self._releases.folder(champion_release.id)
+        lesson_triplets = mine_triplets(lessons, corpus, champion, folder, self._recipe)
 
         steps.begin("fine-tuning")
         candidate_release = self._train(run, champion_release, *lesson_triplets, work, steps.progress)
@@ -155,22 +143,31 @@ class Night:
         candidate = Side(candidate_release, vectors)
 
         steps.begin("judging")
-        holdout, development = self._judge(lessons, corpus, champion, candidate)
-        decision = decide(
-            evidence(holdout).values,
-            evidence(development).values,
-            self._runs.looks_before(run.id),
-            self._recipe.promotion,
+        contest = Contest(corpus, champion, candidate, self._releases)
+        holdout, development = (
+            contest.results(part, lessons.clicks, lessons.wordings)
+            for part in (lessons.parts.holdout, lessons.parts.development)
         )
-        self._runs.decided(run.id, decision)
+        looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
+        decision = self._with_guards(run, contest, decide(_sample(holdout), _sample(development), looks, dials))
+        self._runs.decided(
+            run.id,
+            decision,
+            champion=champion_release.id,
+            candidate=candidate_release.id,
+            data_sha256=lessons.data_sha256,
+        )
         self._runs.detail(run.id, metrics=_metrics(holdout, decision))
         report.write_evidence(work, holdout, decision)
 
         if decision.outcome == "promoted":
             steps.begin("building the new index")
-            self._promote(run, corpus, candidate, [result.query for result in holdout], steps)
-        else:
-            self._runs.finish(run.id, decision.outcome, list(decision.reasons))
+            build_id = self._build(run, corpus, candidate, holdout, steps)
+            self._hand_over(run, build_id, steps)
+            return
+        if decision.outcome == "not_enough_evidence" and decision.look:
+            self._challenge(run, decision, corpus, champion, candidate, holdout, steps)
+        self._runs.finish(run.id, decision.outcome, list(decision.reasons))
 
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
@@ -181,58 +178,6 @@ class Night:
         if live is None:
             raise Skipped("no build is live yet: add documents and let people search first")
         return self._releases.get(live.release_id)
-
-    def _read(self, run: Run, champion: Release) -> Lessons:
-        """From the searches that the champion was not trained on; those of nights without a promotion add up."""
-        assert run.log_seq is not None
-        assert run.event_seq is not None
-        bounds = Bounds(run.log_seq, run.event_seq)
-        everything = read_log(self._database, bounds, after=champion.lineage.get("log_seq", 0))
-        impressions, robots = without_robots(everything, self._recipe.mining.max_searches_per_person)
-        parts = split(impressions, first_clusters(self._database, bounds), self._recipe.split)
-        model = fit(count_people(impressions))
-        least = self._recipe.mining.min_relevance
-        training = positives(judge(count_people(parts.training), model), least)
-        development = positives(judge(count_people(parts.development), model), least)
-        counts = {
-            "searches": impressions["search"].n_unique(),
-            "clicks": int(impressions["clicked"].sum()),
-            "people": impressions["person"].n_unique(),
-            "people_who_teach": parts.training["person"].n_unique(),
-            "people_who_judge": parts.holdout["person"].n_unique(),
-            "robots_left_out": robots,
-            "queries": impressions["query"].n_unique(),
-            "training_pairs": len(training),
-            "development_pairs": len(development),
-            "examination_by_rank": [round(float(x), 4) for x in model.examination[:10]],
-            "click_rate_relevant": round(model.liking, 4),
-            "click_rate_noise": round(model.noise, 4),
-        }
-        clicked = ever_clicked(self._database, bounds)
-        return Lessons(
-            parts, model, training, development, clicked, wordings(impressions), counts, fingerprint(everything)
-        )
-
-    def _check_enough(self, found: int) -> None:
-        least = self._recipe.mining.min_pairs
-        if found < least:
-            raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")
-
-    def _mine(self, lessons: Lessons, corpus: Corpus, champion: Side) -> tuple[list[Triplet], list[Triplet]]:
-        template = champion.release.template
-        texts = {stored.document.id: render(template, stored.document) for stored in corpus.documents}
-        encoder = open_encoder(self._releases.folder(champion.release.id), champion.release)
-        queries = sorted({pair.query for pair in [*lessons.training, *lessons.development]})
-        known = StoredVectors(
-            list(texts.values()), champion.vectors, {query: encoder.query(lessons.wordings[query]) for query in queries}
-        )
-        margin, seed = self._recipe.mining.relative_margin, self._recipe.seed
-        training, development = (
-            triplets(pairs, lessons.clicked, texts, known, relative_margin=margin, seed=seed)
-            for pairs in (lessons.training, lessons.development)
-        )
-        self._check_enough(len(training))
-        return _worded(training, lessons.wordings), _worded(development, lessons.wordings)
 
     def _train(
         self,
@@ -263,32 +208,88 @@ class Night:
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         return release
 
-    def _judge(
-        self, lessons: Lessons, corpus: Corpus, champion: Side, candidate: Side
-    ) -> tuple[list[Result], list[Result]]:
-        """Per-query results on the holdout and on the development split, by the artefacts that serve."""
-        ids = {stored.key: stored.document.id for stored in corpus.documents}
-        alive = {document_id: key for key, document_id in ids.items()}
-        sides = [(side, ShadowIndex(corpus.keys, side.vectors)) for side in (champion, candidate)]
-        encoders = [open_encoder(self._releases.folder(side.release.id), side.release) for side, _ in sides]
-        results = []
-        for everything in (lessons.parts.holdout, lessons.parts.development):
-            # Results of another release would favour a candidate that resembles it: what only it found has gains.
-            part = everything.filter(pl.col("release") == champion.release.id)
-            clusters = dict(part.select("query", "cluster").unique().rows())
-            counts = count_people(part)
-            gains = corrected_gains(counts, lessons.clicks)
-            judged = judged_queries(judge(counts, lessons.clicks), gains, clusters, alive)
-            asked = [lessons.wordings[item.query] for item in judged]
-            first, second = (
-                (shadow, query_vectors(encoder.query, asked, side.release.dimension))
-                for (side, shadow), encoder in zip(sides, encoders, strict=True)
-            )
-            results.append(compare(judged, first, second, ids))
-        return results[0], results[1]
+    def _challenger_wins(
+        self, run: Run, followed: Followed, lessons: Lessons, corpus: Corpus, champion: Side, steps: "_Steps"
+    ) -> bool:
+        """One more night of the challenger. Its promotion ends the night: a new candidate would be compared with a
+        champion that is none any more.
+        """
+        release = self._releases.get(followed.release_id)
+        keep = followed.build_id is None  # otherwise the owner of the index stores the vectors of new documents
+        vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
+        challenger = Side(release, vectors)
+        contest = Contest(corpus, champion, challenger, self._releases)
+        results: list[Result] = []
+        if followed.judged_by != run.id:
+            followed, results = self._hear(run, followed, lessons, contest)
+        decision = self._with_guards(run, contest, follow(followed.state, self._recipe.promotion))
+        self._runs.detail(run.id, challenger=_challenger_json(followed, decision))
+        if decision.outcome == "rejected":
+            self._challengers.drop()
+        if decision.outcome != "promoted":
+            return False
+        self._runs.update(run.id, reasons=list(decision.reasons))
+        build_id = followed.build_id
+        if build_id is None:
+            build_id = self._build(run, corpus, challenger, results, steps)
+        else:
+            self._runs.update(run.id, build_id=build_id)
+        self._hand_over(run, build_id, steps)
+        return True
 
-    def _promote(self, run: Run, corpus: Corpus, candidate: Side, queries: Sequence[str], steps: "_Steps") -> None:
-        """Builds and checks the new index, then hands it over."""
+    def _with_guards(self, run: Run, contest: Contest, decision: Decision) -> Decision:
+        """The decision, turned where it promotes a model that breaks a guard."""
+        if decision.outcome != "promoted":
+            return decision
+        found = contest.guards(self._recipe.guards)
+        self._runs.detail(run.id, guards={guard.name: guard.as_json() for guard in found})
+        broken = [guard.says() for guard in found if not guard.holds]
+        if broken:
+            return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
+        return replace(decision, reasons=(*decision.reasons, f"all {len(found)} guards hold"))
+
+    def _hear(self, run: Run, followed: Followed, lessons: Lessons, contest: Contest) -> tuple[Followed, list[Result]]:
+        """What arrived since the challenger's last night, of queries and people that did not count before."""
+        assert run.log_seq is not None
+        later = lessons.log.filter(pl.col("search") > followed.log_seq)
+        results = contest.results(held_out(later, self._recipe.split), lessons.clicks, lessons.wordings)
+        liked = preferences(later, followed.release_id)
+        units = {_query(result) for result in results} | {_person(person) for person in liked}
+        fresh = self._challengers.fresh(followed.run_id, units)
+        results = [result for result in results if _query(result) in fresh]
+        people = Sample.bounded([value for person, value in liked.items() if _person(person) in fresh])
+        before = followed.state
+        state = Challenger(before.k, before.nights + 1, before.queries + _sample(results), before.people + people)
+        heard = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
+        self._challengers.keep(heard, lessons.champion, fresh)
+        return heard, results
+
+    def _challenge(
+        self,
+        run: Run,
+        decision: Decision,
+        corpus: Corpus,
+        champion: Side,
+        candidate: Side,
+        holdout: list[Result],
+        steps: "_Steps",
+    ) -> None:
+        """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one."""
+        assert run.log_seq is not None
+        present = self._challengers.of(champion.release.id)
+        if not stronger(decision.sample, None if present is None else present.state):
+            return
+        build_id = None
+        if self._recipe.promotion.evaluation_traffic:
+            steps.begin("building the challenger's index")
+            build_id = self._build(run, corpus, candidate, holdout, steps)
+        state = Challenger(decision.look, 1, decision.sample)
+        followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
+        self._challengers.keep(followed, champion.release.id, {_query(result) for result in holdout})
+
+    def _build(self, run: Run, corpus: Corpus, candidate: Side, results: Sequence[Result], steps: "_Steps") -> str:
+        """A new index from the judged vectors, checked; returns its build."""
+        queries = [result.query for result in results]
         folder = self._releases.folder(candidate.release.id)
         encode = open_encoder(folder, candidate.release).query
         build_id = self._releases.add_build(candidate.release.id).id
@@ -308,12 +309,13 @@ class Night:
         self._runs.detail(run.id, build={**checks, "documents": len(corpus.keys), "truncated": cut})
         self._runs.update(run.id, build_id=build_id)
         mark_ready(self._database, build_id, corpus.revision)
-        self._hand_over(run, build_id, steps)
+        return build_id
 
     def _hand_over(self, run: Run, build_id: str, steps: "_Steps") -> None:
         """To the owner, or first to an admin who has to approve."""
         reasons = self._runs.get(run.id).reasons
         if self._recipe.promotion.mode == "approve":
+            self._challengers.leave(build_id)
             self._runs.wait_for_approval(run.id)
             return
         steps.begin("handing over")
@@ -336,11 +338,13 @@ class Night:
         }
 
     def _clean(self, run_id: str) -> None:
-        """A candidate that nobody will serve leaves only its report."""
-        run = self._runs.get(run_id)
-        if run.outcome not in ("promoted", "awaiting_approval"):
-            self._releases.drop_unused(run_id.replace("run-", "release-", 1))
-            shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
+        """A candidate that nobody serves or follows leaves only its report."""
+        self._runs.reject_orphans()
+        followed = self._challengers.any()
+        for release in self._releases.list():
+            if release.id != followed:
+                self._releases.drop_unused(release.id)
+        shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
 
 
 class _Steps:
@@ -364,14 +368,35 @@ class _Steps:
             self._runs.update(self._run_id, progress=share)
 
 
-def _worded(found: Sequence[Triplet], texts: Mapping[str, str]) -> list[Triplet]:
-    """The triplets with their queries as people wrote them."""
-    return [replace(triplet, query=texts[triplet.query]) for triplet in found]
+def _sample(results: Sequence[Result]) -> Sample:
+    return Sample.of(evidence(results).values)
+
+
+def _query(result: Result) -> str:
+    return f"query {result.cluster}"
+
+
+def _person(person: str) -> str:
+    return f"person {person}"
+
+
+def _challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
+    return {
+        "run": followed.run_id,
+        "release": followed.release_id,
+        "look": followed.state.k,
+        "nights": followed.state.nights,
+        "queries": report.estimate_json(followed.state.queries),
+        "people": report.estimate_json(followed.state.people),
+        "level": decision.level,
+        "outcome": decision.outcome,
+        "reasons": list(decision.reasons),
+    }
 
 
 def _metrics(results: Sequence[Result], decision: Decision) -> dict[str, Any]:
     champion, candidate = summary(results, "champion"), summary(results, "candidate")
-    found = decision.estimate
+    found = decision.sample
     return {
         "champion": champion,
         "candidate": candidate,

@@ -1,7 +1,7 @@
 """From judged vectors to a build that is ready, and from there to the owner."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -79,10 +79,3 @@ def hand_over(releases: Releases, run_id: str, build_id: str, make_owner: Callab
     switch = releases.switch_of_run(run_id)
     number = switch.id if switch is not None else releases.request_switch(build_id, "promotion", run_id, run_id)
     return await_switch(releases, number, make_owner).error
-
-
-def query_vectors(encode: Callable[[str], Vectors], queries: Sequence[str], dimension: int) -> Vectors:
-    """One row a query, encoded as they will be served: one by one."""
-    if not queries:
-        return np.zeros((0, dimension), dtype=np.float32)
-    return np.stack([encode(query) for query in queries])

@@ -25,7 +25,7 @@ class Mining(_Dials):
 class Split(_Dials):
     """What judges was not trained on: shares of the query clusters. People follow their first search."""
 
-    holdout: float = Field(0.35, gt=0, lt=1, description="share of query clusters that only judge candidates")
+    holdout: float = Field(0.25, gt=0, lt=1, description="share of query clusters that only judge candidates")
     development: float = Field(0.08, gt=0, lt=0.5, description="share that chooses when to stop and whether to look")
 
 
@@ -41,7 +41,18 @@ class Promotion(_Dials):
     mode: Literal["auto", "approve"] = Field("auto", description="approve: an admin confirms every switch")
     min_effect: float = Field(0.005, ge=0, description="smallest estimated gain worth a switch")
     min_queries: int = Field(50, ge=10, description="fewer judged query clusters than this are not enough evidence")
+    evaluation_traffic: float = Field(
+        0.05, ge=0, le=1, description="share of searches answered from champion and challenger while there is one"
+    )
     min_recall: float = Field(0.98, gt=0, le=1, description="recall@10 of the new index against exact search")
+
+
+class Guards(_Dials):
+    """How much may get worse at most, by the lower end of the 95 % interval; a broken guard refuses a promotion."""
+
+    self_retrieval: float = Field(0.02, ge=0, le=1, description="loss of reciprocal rank when titles are asked for")
+    identifiers: float = Field(0.02, ge=0, le=1, description="the same for words of one document only, such as codes")
+    collapse: float = Field(0.1, ge=0, le=1, description="rise of the mean cosine of random pairs of documents")
 
 
 class Recipe(_Dials):
@@ -49,4 +60,5 @@ class Recipe(_Dials):
     split: Split = Split()
     training: FineTuning = FineTuning()
     promotion: Promotion = Promotion()
+    guards: Guards = Guards()
     seed: int = Field(0, ge=0, description="of sampling and training")

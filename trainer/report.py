@@ -13,7 +13,7 @@ import orjson
 
 from ..retriever.releases import write_whole
 from .evaluate import DECIDES, Result
-from .gate import Decision
+from .gate import Decision, Sample
 from .runs import Run
 
 SHOWN = 15  # queries that got better, and as many that got worse
@@ -37,12 +37,25 @@ def write_evidence(folder: Path, results: Sequence[Result], decision: Decision) 
     content = {
         "metric": DECIDES,
         "decision": asdict(decision),
+        "estimate": estimate_json(decision.sample),
         "deltas": [round(result.delta, 5) for result in ordered],
         "better": [result.as_json() for result in ordered[::-1][:SHOWN] if result.delta > 0],
         "worse": [result.as_json() for result in ordered[:SHOWN] if result.delta < 0],
         "unchanged": sum(result.delta == 0 for result in ordered),
     }
     write_whole(folder / "evidence.json", _dump(content))
+
+
+def estimate_json(found: Sample) -> dict[str, float | None]:
+    """The mean of a sample with its 95 % interval and guarded p-value; null where too few units say anything."""
+    known = found.n > 1
+    return {
+        "n": found.n,
+        "mean": found.mean,
+        "low": found.low if known else None,
+        "high": found.high if known else None,
+        "p_value": found.betting_p_value if found.growth else found.p_value,
+    }
 
 
 def write(folder: Path, run: Run) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select
+from sqlalchemy import Connection, Row, func, or_, select, union
 
 from ..retriever.database import Database
 from ..retriever.errors import Conflict, NotFound
+from ..retriever.ledger import append
 from ..retriever.releases import add_switch, new_id, set_build
-from ..retriever.schema import looks, runs
+from ..retriever.schema import builds, challenger, live, looks, runs, switches
 from .gate import Decision
 from .snapshot import Bounds
 
@@ -124,8 +125,10 @@ class Runs:
             counted = select(func.count()).select_from(looks).where(looks.c.run_id != run_id)
             return int(connection.execute(counted).scalar_one())
 
-    def decided(self, run_id: str, decision: Decision) -> None:
-        """Writes the decision, and the look it spent, in one transaction; doing it again changes nothing."""
+    def decided(self, run_id: str, decision: Decision, **inputs: Any) -> None:
+        """Writes the decision, and the look it spent, in one transaction; doing it again spends no other. `inputs`
+        (ids and hashes) go to the ledger.
+        """
         row = {
             "k": decision.look,
             "run_id": run_id,
@@ -137,6 +140,7 @@ class Runs:
         with self._database.write() as connection:
             if decision.look:
                 connection.execute(self._database.insert(looks).on_conflict_do_nothing(index_elements=["run_id"]), row)
+            append(connection, "decision", run=run_id, **inputs, **decision_json(decision))
             connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=list(decision.reasons)))
 
     def wait_for_approval(self, run_id: str) -> None:
@@ -156,6 +160,7 @@ class Runs:
         with self._database.write() as connection:
             run = self._waiting(connection, run_id)
             add_switch(connection, str(run.build_id), "promotion", who, run_id)
+            append(connection, "approval", run=run_id, build=run.build_id, by=who)
             approved = [*run.reasons, f"approved by {who}"]
             connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=approved, step="switching"))
 
@@ -163,6 +168,19 @@ class Runs:
         with self._database.write() as connection:
             run = self._waiting(connection, run_id)
             self._end(connection, run, f"rejected by {who}")
+
+    def reject_orphans(self) -> None:
+        """Leaves to the owner for removal what is ready but neither live nor followed nor waited for."""
+        needed = (runs.c.state != "finished") & runs.c.build_id.is_not(None)
+        kept = union(
+            select(live.c.build_id),
+            select(challenger.c.build_id).where(challenger.c.build_id.is_not(None)),
+            select(runs.c.build_id).where(needed),
+            select(switches.c.build_id).where(switches.c.state == "requested"),
+        )
+        with self._database.write() as connection:
+            orphans = (builds.c.state == "ready") & builds.c.id.not_in(select(kept.subquery().c.build_id))
+            connection.execute(builds.update().where(orphans).values(state="rejected"))
 
     def _supersede(self, connection: Connection, run_id: str) -> None:
         waiting = (runs.c.state == "waiting") & (runs.c.step != "switching")  # an approved one is on its way
@@ -184,7 +202,22 @@ class Runs:
         values = {"outcome": "rejected", "state": "finished", "step": "finished", "finished_at": time.time()}
         reasons = [*run.reasons, reason]
         connection.execute(runs.update().where(runs.c.id == run.id).values(**values, reasons=reasons))
+        append(connection, "rejection", run=run.id, build=run.build_id, reason=reason)
         set_build(connection, str(run.build_id), state="rejected")
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """What the ledger says about a decision."""
+    found = decision.sample
+    return {
+        "outcome": decision.outcome,
+        "look": decision.look,
+        "level": decision.level,
+        "p_value": decision.p_value,
+        "n": found.n,
+        "mean": found.mean,
+        "error": found.error if found.n > 1 else None,
+    }
 
 
 def _run(row: Row[Any]) -> Run:

@@ -20,6 +20,7 @@ SCHEMA = {
     "release": pl.String,
     "document_id": pl.String,
     "rank": pl.Int64,
+    "ranker": pl.String,
     "propensity": pl.Float64,
     "clicked": pl.Boolean,
 }
@@ -60,6 +61,7 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
             searches.c.release_id.label("release"),
             shown.c.document_id,
             shown.c.rank,
+            shown.c.ranker,
             shown.c.propensity,
         )
         .join(shown, shown.c.search_seq == searches.c.seq)

@@ -42,6 +42,12 @@ def split(log: pl.DataFrame, first_clusters: pl.DataFrame, shares: Split) -> Par
     )
 
 
+def held_out(log: pl.DataFrame, shares: Split) -> pl.DataFrame:
+    """The searches, of whomever, in clusters that no model is ever trained on."""
+    draws = _draws(log["cluster"], "cluster", "draw")
+    return log.join(draws, on="cluster", maintain_order="left").filter(pl.col("draw") < shares.holdout).drop("draw")
+
+
 def draw(cluster: str) -> float:
     """A number in [0, 1) that belongs to this cluster for ever."""
     digest = hashlib.sha256(cluster.encode()).digest()

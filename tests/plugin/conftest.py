@@ -15,12 +15,14 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from school import LessonSettings, documents, teach
 
 from clickloop.plugin import cli
 from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
 from clickloop.retriever.types import Document
+from clickloop.trainer.recipe import FineTuning
 
 PATIENCE_SECONDS = 60
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -163,3 +165,29 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s"
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def lesson_settings(tiny_model: Path) -> LessonSettings:
+    """A recipe for a tiny model: many small steps. The gate is the one of the product."""
+    return lambda folder: Settings(
+        data_dir=folder,
+        model=str(tiny_model),
+        schedule=Schedule(enabled=False),
+        training=FineTuning(epochs=5, batch_size=8, learning_rate=5e-3, max_tokens=16),
+    )
+
+
+@pytest.fixture(scope="session")
+def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
+    """A data folder with documents and a day of sensible clicks; to be copied."""
+    folder = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("taught") / "data"))
+    with ClickLoop(lesson_settings(folder)) as loop:
+        loop.add_documents(documents(), wait=True)
+        teach(loop, sense=True)
+    return folder
+
+
+@pytest.fixture
+def folder(taught: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(taught, tmp_path / "data"))

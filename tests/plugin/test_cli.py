@@ -245,3 +245,28 @@ def test_what_was_acknowledged_survives_the_death_of_the_service(
             loop.wait_for(loop.documents.revision())
             assert "kept" in [hit.id for hit in loop.search(document["text"], k=100)]
             assert loop.add_events([Event("e", "q", "click", "kept", None, Who(), None, 0.0)]).duplicates == 1
+
+
+def test_the_ledger_is_verified_and_listed(run: Run, data_dir: Path) -> None:
+    listed = run("audit", "list")
+    (line,) = listed.stdout.splitlines()
+    entry = json.loads(line)
+    assert (entry["number"], entry["kind"], entry["content"]["reason"]) == (1, "switch", "bootstrap")
+    whole = run("audit", "verify")
+    assert (whole.returncode, whole.stdout.split(",")[0]) == (0, "1 entries")
+    assert entry["hash"] in whole.stdout
+    database = sqlite3.connect(data_dir / "clickloop.db")
+    database.execute("UPDATE ledger SET content = replace(content, 'bootstrap', 'promotion')")
+    database.commit()
+    database.close()
+    broken = run("audit", "verify")
+    assert broken.returncode == 1
+    assert "entry 1" in broken.stderr
+
+
+def test_an_unknown_benchmark_is_refused_with_those_that_are(
+    run: Run,
+) -> None:
+    refused = run("bench", "gate-eternity")
+    assert refused.returncode == 1
+    assert "gate-errors" in refused.stderr

@@ -9,7 +9,7 @@ import pytest
 from clickloop.plugin.loop import ClickLoop
 from clickloop.trainer import report
 from clickloop.trainer.evaluate import Result
-from clickloop.trainer.gate import Decision, Estimate
+from clickloop.trainer.gate import Decision, Sample
 from clickloop.trainer.runs import Run
 
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\"'&"
@@ -37,7 +37,7 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
         candidate_hits=["red-1", HOSTILE],
         chosen={HOSTILE: 0.9},
     )
-    decision = Decision("rejected", (HOSTILE,), Estimate(0.01, 0.1, -0.2, 0.2, 2), look=1, level=0.01, p_value=0.4)
+    decision = Decision("rejected", (HOSTILE,), Sample.of([-0.2, 0.22]), look=1, level=0.01, p_value=0.4)
     worse = replace(result, candidate=dict.fromkeys(METRICS, 0.25))
     folder = loop.settings.data_dir / "runs" / queued.id
     folder.mkdir(parents=True)

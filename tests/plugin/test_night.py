@@ -5,31 +5,26 @@ Documents name a topic by a digit, queries by a letter. The random model knows n
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from school import FILLERS, LessonSettings, documents, one_night, teach, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.nights import spawn
-from clickloop.plugin.settings import Schedule, Settings
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.schema import events, looks, switches
-from clickloop.retriever.types import Document, Event, Search, Shown, Who
+from clickloop.retriever.types import Document
 from clickloop.trainer.nightly import Busy
-from clickloop.trainer.recipe import FineTuning, Promotion
+from clickloop.trainer.recipe import Promotion
 
-TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
-FILLERS = "klmnopqrstuvwxyz"
-SEARCHES = 1200
 STEPS = (
     "reading the log",
     "mining hard negatives",
@@ -39,70 +34,6 @@ STEPS = (
     "building the new index",
     "handing over",
 )
-LessonSettings = Callable[[Path], Settings]
-
-
-def documents() -> list[Document]:
-    chance = random.Random(1)
-    return [
-        Document(f"{topic}/{number}", "", f"{topic} {' '.join(chance.sample(FILLERS, 2))}", {"topic": topic})
-        for topic in range(len(TOPICS))
-        for number in range(6)
-    ]
-
-
-def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
-    """A day of searches: people click the document that is right, or, without sense, any one."""
-    chance = random.Random(seed)
-    ids = [document.id for document in documents()]
-    asked = [(topic, " ".join(chance.sample(FILLERS, 3))) for topic in range(10) for _ in range(50)]
-    now, clicks, live = time.time(), [], loop.releases.live()
-    assert live is not None
-    for number in range(SEARCHES):
-        topic, filler = asked[number % len(asked)]
-        right = f"{topic}/{chance.randrange(6)}"
-        wrong = chance.sample([id_ for id_ in ids if not id_.startswith(f"{topic}/")], 4)
-        shown = [*wrong, right]
-        chance.shuffle(shown)
-        query_id, who = f"{seed}-{number}", Who(client_id=f"{seed}-{number}")
-        results = [Shown(rank, id_, "semantic") for rank, id_ in enumerate(shown, 1)]
-        asked_of = (live.id, live.release_id)
-        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, None, *asked_of, results, who, 1.0, now))
-        clicked = right if sense else chance.choice(shown)
-        clicks.append(Event(f"e{query_id}", query_id, "click", clicked, None, who, None, now))
-    assert loop.add_events(clicks).accepted == SEARCHES
-
-
-@pytest.fixture(scope="session")
-def lesson_settings(tiny_model: Path) -> LessonSettings:
-    """A recipe for a tiny model: many small steps. The gate is the one of the product."""
-    return lambda folder: Settings(
-        data_dir=folder,
-        model=str(tiny_model),
-        schedule=Schedule(enabled=False),
-        training=FineTuning(epochs=5, batch_size=8, learning_rate=5e-3, max_tokens=16),
-    )
-
-
-@pytest.fixture(scope="session")
-def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
-    """A data folder with documents and a day of sensible clicks; to be copied."""
-    folder = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("taught") / "data"))
-    with ClickLoop(lesson_settings(folder)) as loop:
-        loop.add_documents(documents(), wait=True)
-        teach(loop, sense=True)
-    return folder
-
-
-@pytest.fixture
-def folder(taught: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(taught, tmp_path / "data"))
-
-
-def one_night(loop: ClickLoop) -> str:
-    run = loop.run_night(loop.runs.queue("test").id, lambda _step, _share: None)
-    assert run.state in ("finished", "waiting"), run
-    return f"{run.outcome}: {'; '.join(run.reasons)}"
 
 
 def test_a_night_learns_and_the_next_one_without_information_is_refused(
@@ -346,8 +277,22 @@ def recipe_variables() -> dict[str, str]:
     return {f"CLICKLOOP_TRAINING__{name}": value for name, value in values.items()}
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "not within 60 s"
-        time.sleep(0.02)
+def test_a_candidate_that_wins_and_ruins_a_guard_is_refused_and_says_which(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    """Titles of letters that the lessons teach to overlook: only digits and topics count there."""
+    loop = ClickLoop(lesson_settings(folder))
+    chance = random.Random(3)
+    loop.add_documents(
+        [Document(f"titled/{n}", " ".join(chance.sample(FILLERS, 6)), f"{n % 10} of these") for n in range(80)]
+    )
+    before = loop.releases.live()
+    outcome = one_night(loop)
+    assert outcome.startswith("rejected"), outcome
+    assert "it is really better" in outcome
+    assert "guard self-retrieval is broken" in outcome
+    assert loop.releases.live() == before
+    (run, *_), _ = loop.runs.page(1)
+    assert not run.details["guards"]["self-retrieval"]["holds"]
+    assert "guard self-retrieval is broken" in loop.reports.html(run)
+    loop.close()

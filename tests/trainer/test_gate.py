@@ -1,5 +1,6 @@
 """The gate: never worse, over a whole life, and still willing to promote what is better."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import log, sqrt
 from random import Random
@@ -11,11 +12,27 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from clickloop.trainer.gate import Decision, decide, estimate, guarded_p, level
+from clickloop.trainer.gate import (
+    CHALLENGER_NIGHTS,
+    Challenger,
+    Decision,
+    Sample,
+    decide,
+    first_level,
+    follow,
+    follow_level,
+    people_level,
+    queries_level,
+    stronger,
+)
 from clickloop.trainer.recipe import Promotion
 
 DIALS = Promotion()
 Values = npt.NDArray[np.float64]
+
+
+def guarded_p(values: Sequence[float]) -> float:
+    return Sample.of(values).p_value
 
 
 def spread(mean: float, sd: float, n: int = 1000) -> list[float]:
@@ -28,29 +45,37 @@ GOOD = spread(0.05, 0.1, 200)  # what a development split says of a promising ca
 
 
 def judged(holdout: list[float], looks: int = 0, dials: Promotion = DIALS) -> Decision:
-    return decide(holdout, GOOD, looks, dials)
+    return decide(Sample.of(holdout), Sample.of(GOOD), looks, dials)
 
 
-def test_the_levels_of_a_whole_life_sum_to_less_than_5_percent() -> None:
+def test_the_budgets_of_a_whole_life_sum_to_less_than_5_percent() -> None:
     looks = 10_000
-    tail = 0.036 * 150 / (looks + 150)  # the levels telescope
-    total = sum(level(look) for look in range(1, looks + 1)) + tail
-    assert total < 0.05
-    assert total == pytest.approx(0.0374)
+    tail = (0.036 + 0.012) * 150 / (looks + 150)  # the levels telescope
+    firsts = sum(first_level(k) for k in range(1, looks + 1))
+    followed = sum(follow_level(k) for k in range(1, looks + 1))
+    assert firsts + followed + tail < 0.05
+    assert firsts + followed + tail == pytest.approx(0.0494)
+
+
+@given(st.integers(1, 5000))
+def test_all_nights_of_a_challenger_together_spend_its_own_budget(k: int) -> None:
+    nights = [queries_level(k, night) for night in range(2, CHALLENGER_NIGHTS + 1)]
+    assert all(first > second > 0 for first, second in pairwise(nights))
+    assert sum(nights) + people_level(k) == pytest.approx(follow_level(k))
 
 
 def test_later_looks_are_allowed_less_and_never_nothing() -> None:
-    levels = [level(look) for look in range(8, 4000)]
+    levels = [first_level(look) for look in range(8, 4000)]
     assert all(first > second > 0 for first, second in pairwise(levels))
-    assert min(level(look) for look in range(1, 8)) > level(8)
+    assert min(first_level(look) for look in range(1, 8)) > first_level(8)
 
 
 def test_a_clear_gain_is_promoted() -> None:
     found = judged(spread(0.05, 0.2))
-    assert (found.outcome, found.look, found.level) == ("promoted", 1, level(1))
+    assert (found.outcome, found.look, found.level) == ("promoted", 1, first_level(1))
     assert found.p_value <= found.level
-    assert found.estimate.mean == pytest.approx(0.05)
-    assert found.estimate.low < 0.05 < found.estimate.high
+    assert found.sample.mean == pytest.approx(0.05)
+    assert found.sample.low < 0.05 < found.sample.high
 
 
 @pytest.mark.parametrize("mean", [0.0, -0.001, -0.2])
@@ -66,7 +91,7 @@ def test_a_gain_that_could_be_chance_waits_for_more_evidence() -> None:
 
 def test_a_real_gain_too_small_to_matter_is_rejected() -> None:
     small = spread(0.004, 0.01)
-    assert guarded_p(small) < level(1)
+    assert guarded_p(small) < first_level(1)
     assert judged(small).outcome == "rejected"
     assert judged(small, dials=Promotion(min_effect=0.001)).outcome == "promoted"
 
@@ -87,13 +112,13 @@ def test_few_judged_clusters_spend_no_look() -> None:
 
 @pytest.mark.parametrize("development", [[], [0.5], [0.0] * 100, spread(0.0, 0.1), spread(0.001, 0.1, 100)])
 def test_a_candidate_that_fails_the_screen_spends_no_look(development: list[float]) -> None:
-    found = decide(spread(0.05, 0.2), development, 3, DIALS)
+    found = decide(Sample.of(spread(0.05, 0.2)), Sample.of(development), 3, DIALS)
     assert (found.outcome, found.look, found.level, found.p_value) == ("rejected", 0, 0.0, 1.0)
 
 
 def test_every_decision_says_why() -> None:
     outcomes = [judged(spread(mean, 0.2)) for mean in (0.05, 0.01, -0.05)]
-    outcomes += [judged([0.1]), decide(GOOD, [], 0, DIALS)]
+    outcomes += [judged([0.1]), decide(Sample.of(GOOD), Sample(), 0, DIALS)]
     assert all(decision.reasons and all(decision.reasons) for decision in outcomes)
     assert "look 4" in " ".join(judged(spread(0.05, 0.2), looks=3).reasons)
 
@@ -152,7 +177,7 @@ def test_a_life_without_real_gains_promotes_nothing_in_95_of_100_lives() -> None
     for life in range(lives):
         looks, promoted = 0, False
         for night in range(nights):
-            found = decide(holdout[life, night].tolist(), development[life, night].tolist(), looks, dials)
+            found = decide(Sample.of(holdout[life, night]), Sample.of(development[life, night]), looks, dials)
             looks += found.look > 0
             promoted |= found.outcome == "promoted"
         wrong += promoted
@@ -168,8 +193,8 @@ units = st.lists(st.integers(-64, 64).map(lambda i: i / 64), min_size=10, max_si
 
 @given(units, units, st.integers(0, 1000))
 def test_the_same_measurements_give_the_same_decision(holdout: list[float], early: list[float], looks: int) -> None:
-    found = decide(holdout, early, looks, DIALS)
-    assert found == decide(list(holdout), tuple(early), looks, DIALS)
+    found = decide(Sample.of(holdout), Sample.of(early), looks, DIALS)
+    assert found == decide(Sample.of(tuple(holdout)), Sample.of(early), looks, DIALS)
     assert found.look in (0, looks + 1)
     assert 0 <= found.p_value <= 1
 
@@ -178,7 +203,7 @@ def test_the_same_measurements_give_the_same_decision(holdout: list[float], earl
 def test_the_order_of_queries_changes_nothing(values: list[float], random: Random) -> None:
     shuffled = random.sample(values, len(values))
     assert guarded_p(shuffled) == pytest.approx(guarded_p(values), rel=1e-9)
-    assert estimate(shuffled).mean == pytest.approx(estimate(values).mean, abs=1e-12)
+    assert Sample.of(shuffled).mean == pytest.approx(Sample.of(values).mean, abs=1e-12)
     assert judged(shuffled).outcome == judged(values).outcome
 
 
@@ -186,9 +211,9 @@ def test_the_order_of_queries_changes_nothing(values: list[float], random: Rando
 def test_what_promotes_is_better_and_beats_its_level(values: list[float], looks: int) -> None:
     found = judged(values, looks)
     if found.outcome == "promoted":
-        assert found.estimate.mean >= DIALS.min_effect
-        assert found.p_value <= level(looks + 1)
-        assert found.estimate.n >= DIALS.min_queries
+        assert found.sample.mean >= DIALS.min_effect
+        assert found.p_value <= first_level(looks + 1)
+        assert found.sample.n >= DIALS.min_queries
 
 
 @given(units, st.integers(0, 64).map(lambda i: i / 64))
@@ -201,3 +226,85 @@ def test_a_candidate_that_gains_much_on_every_single_query_is_promoted() -> None
     """Every one of 1,000 queries gains between .3 and .6."""
     values = np.random.default_rng(3).uniform(0.3, 0.6, 1000)
     assert judged(values.tolist()).outcome == "promoted"
+
+
+# Challengers
+
+
+def followed(queries: Sequence[float], people: Sequence[float] = (), k: int = 3, nights: int = 4) -> Decision:
+    return follow(Challenger(k, nights, Sample.of(queries), Sample.bounded(people)), DIALS)
+
+
+NEUTRAL = spread(0.01, 0.4, 3000)  # a gain that could be chance
+
+
+def test_a_challenger_is_promoted_when_its_nights_together_prove_it() -> None:
+    found = followed(spread(0.03, 0.3, 3000))
+    assert (found.outcome, found.look, found.level) == ("promoted", 3, queries_level(3, 4))
+    assert found.p_value <= found.level
+
+
+def test_people_prove_what_queries_cannot() -> None:
+    assert followed(NEUTRAL).outcome == "not_enough_evidence"
+    found = followed(NEUTRAL, spread(0.15, 0.6, 800))
+    assert found.outcome == "promoted"
+    assert "800 people" in " ".join(found.reasons)
+
+
+def test_a_challenger_that_people_dislike_is_dropped_whatever_queries_say() -> None:
+    assert followed(spread(0.03, 0.3, 3000), spread(-0.15, 0.6, 800)).outcome == "rejected"
+
+
+def test_a_challenger_whose_gain_became_improbable_is_dropped() -> None:
+    assert followed(spread(-0.01, 0.3, 3000)).outcome == "rejected"
+    assert followed(spread(0.001, 0.05, 3000)).outcome == "rejected"
+    assert followed(spread(-0.01, 0.3, 3000), spread(0.02, 0.6, 800)).outcome == "not_enough_evidence"
+
+
+def test_a_challenger_is_not_followed_for_ever() -> None:
+    assert followed(NEUTRAL, nights=CHALLENGER_NIGHTS - 1).outcome == "not_enough_evidence"
+    assert followed(NEUTRAL, nights=CHALLENGER_NIGHTS).outcome == "rejected"
+
+
+def test_the_strongest_candidate_is_followed() -> None:
+    weak, strong = Sample.of(spread(0.01, 0.3)), Sample.of(spread(0.02, 0.3))
+    assert stronger(weak, None)
+    assert stronger(strong, Challenger(1, 2, weak))
+    assert not stronger(weak, Challenger(1, 2, strong))
+    assert not stronger(weak, Challenger(1, 2, Sample(), strong))
+
+
+@given(units, units)
+def test_samples_of_other_units_add_up(first: list[float], second: list[float]) -> None:
+    both, whole = Sample.of(first) + Sample.of(second), Sample.of([*first, *second])
+    assert (both.n, both.largest) == (whole.n, whole.largest)
+    assert both.mean == pytest.approx(whole.mean, abs=1e-12)
+    assert both.error == pytest.approx(whole.error, abs=1e-9)
+    assert both.p_value == pytest.approx(whole.p_value, rel=1e-6)
+    assert Sample() + whole == whole
+
+
+def test_a_clear_preference_is_certain_although_nearly_everybody_agrees() -> None:
+    """Nine of ten people prefer the challenger: so skewed that the guarded normal tail says little."""
+    agreed = Sample.bounded([1.0] * 90 + [-1.0] * 10)
+    assert agreed.betting_p_value < 1e-9
+    assert agreed.p_value > 1e-6
+
+
+def test_gamblers_seldom_win_on_people_who_prefer_nothing() -> None:
+    """At whatever moment one looks: the chance that 1/E ever falls to .05 is at most .05."""
+    random = np.random.default_rng(8)
+    ever = 0
+    for _ in range(400):
+        wealth = Sample()
+        for _ in range(28):
+            wealth = wealth + Sample.bounded(random.choice([-1.0, 0.0, 1.0], size=20))
+            if wealth.betting_p_value <= 0.05:
+                ever += 1
+                break
+    assert ever <= 0.05 * 400
+
+
+def test_preferences_beyond_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"1\.5"):
+        Sample.bounded([0.0, 1.5])

@@ -11,8 +11,9 @@ from clickloop.retriever.errors import IndexFault
 from clickloop.retriever.filters import parse_filter
 from clickloop.retriever.index import Index
 from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
+from clickloop.trainer.contest import query_vectors
 from clickloop.trainer.corpus import Corpus
-from clickloop.trainer.promote import build_index, check_index, query_vectors
+from clickloop.trainer.promote import build_index, check_index
 
 DIMENSION, COUNT = 16, 600
 RELEASE = Release("r1", None, DIMENSION, "{text}", "", "", 32, "onnx", {}, {}, 1.0)

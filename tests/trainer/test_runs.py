@@ -10,11 +10,11 @@ from clickloop.retriever.errors import Conflict, NotFound
 from clickloop.retriever.releases import Releases, finish_switch
 from clickloop.retriever.schema import looks
 from clickloop.retriever.types import Release
-from clickloop.trainer.gate import Decision, Estimate
+from clickloop.trainer.gate import Decision, Sample
 from clickloop.trainer.runs import Run, Runs
 from clickloop.trainer.snapshot import Bounds
 
-ESTIMATE = Estimate(0.05, 0.01, 0.03, 0.07, 200)
+SAMPLE = Sample.of([0.0, 0.1] * 100)
 RELEASE = Release("r1", None, 4, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
 
 
@@ -46,7 +46,7 @@ def waiting(runs: Runs, releases: Releases) -> Run:
 
 
 def decision(look: int, outcome: str = "promoted") -> Decision:
-    return Decision(outcome, ("reason",), ESTIMATE, look, 2e-4, 1e-5)
+    return Decision(outcome, ("reason",), SAMPLE, look, 2e-4, 1e-5)
 
 
 def state_of_build(releases: Releases, run: Run) -> str:

@@ -22,7 +22,10 @@ from clickloop.trainer.snapshot import (
     without_robots,
 )
 
-COLUMNS = ["search", "query", "text", "person", "release", "document_id", "rank", "propensity", "clicked", "cluster"]
+COLUMNS = [
+    *("search", "query", "text", "person", "release", "document_id", "rank", "ranker", "propensity", "clicked"),
+    "cluster",
+]
 DOCUMENTS = ("a", "b", "c")
 
 

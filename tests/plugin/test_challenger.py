@@ -1,0 +1,172 @@
+"""A candidate short of evidence: people see it beside the champion, and what they prefer decides."""
+
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from school import FILLERS, TOPICS, LessonSettings, one_night, until
+from sqlalchemy import func, select
+
+from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Settings
+from clickloop.retriever.ledger import entries, verify
+from clickloop.retriever.schema import challenger, looks, searches, shown
+from clickloop.retriever.search import RANKER, against
+from clickloop.retriever.types import Document, Event, Who
+from clickloop.trainer.recipe import Promotion, Split
+
+PEOPLE = 250
+
+
+def uncertain(lesson_settings: LessonSettings, folder: Path) -> Settings:
+    """So few queries judge that a first look can prove nothing, and everybody sees champion and challenger."""
+    return lesson_settings(folder).model_copy(
+        update={
+            "split": Split(holdout=0.03, development=0.2),
+            "promotion": Promotion(min_queries=10, evaluation_traffic=1.0),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def with_challenger(taught: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
+    """A data folder after a night that made a challenger; to be copied."""
+    folder = Path(shutil.copytree(taught, tmp_path_factory.mktemp("challenger") / "data"))
+    loop = ClickLoop(uncertain(lesson_settings, folder))
+    outcome = one_night(loop)
+    assert outcome.startswith("not_enough_evidence"), outcome
+    assert loop.releases.challenger_build() is not None
+    loop.close()
+    return folder
+
+
+@pytest.fixture
+def challenged(with_challenger: Path, tmp_path: Path, lesson_settings: LessonSettings) -> Settings:
+    return uncertain(lesson_settings, Path(shutil.copytree(with_challenger, tmp_path / "data")))
+
+
+def ask(loop: ClickLoop, people: int, likes: bool) -> None:
+    """People click results on their topic, or without likes none."""
+    chance, clicks = random.Random(7), []
+    for number in range(people):
+        topic = number % 10
+        who = Who(client_id=f"judge-{likes}-{number}")
+        answer = loop.search(f"{TOPICS[topic]} {' '.join(chance.sample(FILLERS, 3))}", 6, who=who)
+        right = [hit.id for hit in answer if likes and hit.id.startswith(f"{topic}/")]
+        clicks += [
+            Event(f"{answer.query_id}{id_}", answer.query_id, "click", id_, None, who, None, 1.0) for id_ in right
+        ]
+    loop.add_events(clicks)
+
+
+def open_with_challenger(settings: Settings) -> ClickLoop:
+    loop = ClickLoop(settings)
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    until(lambda: loop.live.challenger() is not None)
+    return loop
+
+
+def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
+    loop = open_with_challenger(challenged)
+    wanted = loop.releases.challenger_build()
+    assert wanted is not None
+    ask(loop, PEOPLE, likes=True)
+    with loop.database.read() as connection:
+        rankers = Counter(connection.scalars(select(shown.c.ranker).where(shown.c.propensity < 1)))
+        looks_before = connection.scalar(select(func.count()).select_from(looks))
+    ours, theirs = rankers[wanted.release_id], rankers[against(wanted.release_id)]
+    assert ours + theirs == 6 * PEOPLE
+    assert ours == theirs, "six results: each team picks three"
+
+    outcome = one_night(loop)
+    assert outcome.startswith("promoted"), outcome
+    assert f"{PEOPLE} people" in outcome, loop.runs.page(1)[0][0].details["challenger"]
+    live = loop.releases.live()
+    assert live is not None
+    assert live.id == wanted.id, "the build that people saw, not another one"
+    assert loop.live.challenger() is None
+    assert loop.search("a k", 3).release == wanted.release_id
+    with loop.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(challenger)) == 0
+        assert connection.scalar(select(func.count()).select_from(looks)) == looks_before, (
+            "no new candidate was looked at"
+        )
+    (run, *_), _ = loop.runs.page(1)
+    assert run.details["challenger"]["people"]["n"] == PEOPLE
+    assert verify(loop.database) == []
+    assert [entry.kind for entry in entries(loop.database)][-1] == "switch"
+    loop.close()
+
+
+def test_the_challengers_index_holds_what_is_written_and_deleted(challenged: Settings) -> None:
+    loop = open_with_challenger(challenged)
+    opened = loop.live.challenger()
+    assert opened is not None
+    loop.add_documents([Document("new", "", "3 k l")])
+    loop.delete_document("3/1")
+    until(lambda: opened.build.revision == loop.documents.revision())
+    assert opened.index.count() == loop.documents.count()
+    loop.close()
+
+
+def test_searches_that_are_not_logged_never_see_the_challenger(challenged: Settings) -> None:
+    loop = open_with_challenger(challenged)
+    alone = [hit.id for hit in loop.search("a k l", 6, log=False)]
+    champion = loop.live.current()
+    assert champion is not None
+    keys = [n.key for n in champion.index.query(champion.encoder.query("a k l"), 6)]
+    assert alone == [loop.documents.by_key(keys)[key].id for key in keys]
+    loop.close()
+
+
+def test_a_challenger_that_cannot_answer_costs_nobody_an_answer(challenged: Settings) -> None:
+    loop = open_with_challenger(challenged)
+    opened = loop.live.challenger()
+    assert opened is not None
+    opened.retire()
+    answer = loop.search("a k l", 6)
+    assert len(answer) == 6
+    until(lambda: rankers_of(loop, answer.query_id) == {RANKER})
+    loop.close()
+
+
+def rankers_of(loop: ClickLoop, query_id: str) -> set[str]:
+    with loop.database.read() as connection:
+        rows = select(shown.c.ranker).join(searches, searches.c.seq == shown.c.search_seq)
+        return set(connection.scalars(rows.where(searches.c.query_id == query_id)))
+
+
+def test_a_rollback_ends_the_challenger_and_its_index(challenged: Settings) -> None:
+    loop = open_with_challenger(challenged)
+    wanted, live = loop.releases.challenger_build(), loop.releases.live()
+    assert wanted is not None
+    assert live is not None
+    other = loop.releases.add_build(live.release_id)
+    index = loop.store.create(other.id, loop.releases.get(live.release_id).dimension)
+    index.close()
+    number = loop.releases.request_switch(other.id, "rollback", "test")
+    until(lambda: loop.releases.switch(number).state == "done")
+    until(lambda: loop.live.challenger() is None and wanted.id not in loop.store.names())
+    assert loop.releases.challenger_build() is None
+    loop.close()
+
+
+def test_nights_without_fresh_evidence_leave_the_challenger_where_it_is(challenged: Settings) -> None:
+    loop = ClickLoop(challenged)
+    before = state(loop)
+    outcome = one_night(loop)
+    assert not outcome.startswith(("promoted", "failed")), outcome
+    after = state(loop)
+    if after["run_id"] == before["run_id"]:
+        assert (after["queries"], after["people"]["n"]) == (before["queries"], 0)
+        assert after["nights"] == before["nights"] + 1
+    loop.close()
+
+
+def state(loop: ClickLoop) -> dict[str, Any]:
+    with loop.database.read() as connection:
+        return dict(connection.execute(select(challenger)).one()._mapping)

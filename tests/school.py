@@ -1,0 +1,59 @@
+"""A small world that a tiny model can learn: documents name a topic by a digit, queries by a letter."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Settings
+from clickloop.retriever.types import Document, Event, Search, Shown, Who
+
+TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
+FILLERS = "klmnopqrstuvwxyz"
+SEARCHES = 1200
+LessonSettings = Callable[[Path], Settings]
+
+
+def documents() -> list[Document]:
+    chance = random.Random(1)
+    return [
+        Document(f"{topic}/{number}", "", f"{topic} {' '.join(chance.sample(FILLERS, 2))}", {"topic": topic})
+        for topic in range(len(TOPICS))
+        for number in range(6)
+    ]
+
+
+def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
+    """A day of searches: people click the document that is right, or, without sense, any one."""
+    chance = random.Random(seed)
+    ids = [document.id for document in documents()]
+    asked = [(topic, " ".join(chance.sample(FILLERS, 3))) for topic in range(10) for _ in range(50)]
+    now, clicks, live = time.time(), [], loop.releases.live()
+    assert live is not None
+    for number in range(SEARCHES):
+        topic, filler = asked[number % len(asked)]
+        right = f"{topic}/{chance.randrange(6)}"
+        wrong = chance.sample([id_ for id_ in ids if not id_.startswith(f"{topic}/")], 4)
+        shown = [*wrong, right]
+        chance.shuffle(shown)
+        query_id, who = f"{seed}-{number}", Who(client_id=f"{seed}-{number}")
+        results = [Shown(rank, id_, "semantic") for rank, id_ in enumerate(shown, 1)]
+        asked_of = (live.id, live.release_id)
+        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, None, *asked_of, results, who, 1.0, now))
+        clicked = right if sense else chance.choice(shown)
+        clicks.append(Event(f"e{query_id}", query_id, "click", clicked, None, who, None, now))
+    assert loop.add_events(clicks).accepted == SEARCHES
+
+
+def one_night(loop: ClickLoop) -> str:
+    run = loop.run_night(loop.runs.queue("test").id, lambda _step, _share: None)
+    assert run.state in ("finished", "waiting"), run
+    return f"{run.outcome}: {'; '.join(run.reasons)}"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "not within 60 s"
+        time.sleep(0.02)

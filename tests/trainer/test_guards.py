@@ -1,0 +1,102 @@
+"""Guards: what a candidate may not ruin, and the name of what it ruined."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from clickloop.retriever.types import Document, StoredDocument
+from clickloop.trainer.guards import FEWEST, PROBES, Probe, collapse, identifiers, retrieval, titles
+
+COUNT = 200
+
+
+def stored(*documents: Document) -> list[StoredDocument]:
+    return [StoredDocument(key, key, False, document) for key, document in enumerate(documents, 1)]
+
+
+def many(count: int = COUNT) -> list[Probe]:
+    return [Probe(f"title {number}", number) for number in range(count)]
+
+
+def finder(lost: Callable[[int], bool]) -> Callable[[Sequence[str]], list[list[int]]]:
+    """Finds the document of every probe first, except those that are lost."""
+
+    def find(queries: Sequence[str]) -> list[list[int]]:
+        numbers = [int(query.split()[1]) for query in queries]
+        return [[-1] if lost(number) else [number, -1] for number in numbers]
+
+    return find
+
+
+def test_titles_ask_for_their_document_and_first_sentences_where_there_is_none() -> None:
+    found = titles(
+        stored(
+            Document("a", "A title", "Some text."),
+            Document("b", "", "First sentence. And more."),
+            Document("c", "", "One line\nand another"),
+        )
+    )
+    assert {(probe.query, probe.key) for probe in found} == {("A title", 1), ("First sentence.", 2), ("One line", 3)}
+
+
+def test_documents_that_are_nothing_but_their_title_or_share_it_ask_nothing() -> None:
+    documents = stored(
+        Document("a", "Alone"), Document("b", "", "One sentence"), *[Document(x, "Same", x) for x in "cd"]
+    )
+    assert titles(documents) == []
+
+
+def test_identifiers_are_words_that_one_document_has() -> None:
+    documents = stored(
+        Document("a", "", "the error E1234 of os.path"),
+        Document("b", "", "again os.path and getLogger"),
+        Document("c", "", "only plain words"),
+    )
+    assert {(probe.query, probe.key) for probe in identifiers(documents)} == {("E1234", 1), ("getLogger", 2)}
+
+
+def test_the_same_documents_are_asked_for_every_night() -> None:
+    documents = stored(*[Document(f"d{i}", f"title {i}", "text") for i in range(PROBES + 100)])
+    first = titles(documents)
+    assert len(first) == PROBES
+    assert titles(documents[::-1]) == first
+    assert len(set(first) & set(titles(documents[:-10]))) >= PROBES - 10
+
+
+def test_a_model_that_finds_the_same_keeps_the_guard() -> None:
+    everything = finder(lambda _: False)
+    found = retrieval("self-retrieval", many(), everything, everything, 0.02)
+    assert found.holds
+    assert (found.n, found.champion, found.candidate, found.low) == (COUNT, 1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(("every", "holds"), [(3, False), (10, False), (COUNT, True)])
+def test_a_model_that_loses_documents_breaks_the_guard_and_says_which(every: int, holds: bool) -> None:
+    found = retrieval("self-retrieval", many(), finder(lambda _: False), finder(lambda n: n % every == 0), 0.02)
+    assert found.holds == holds
+    assert "self-retrieval" in found.says()
+    assert ("is broken" in found.says()) == (not holds)
+
+
+def test_a_small_loss_on_few_probes_breaks_the_guard_because_more_cannot_be_ruled_out() -> None:
+    found = retrieval("identifiers", many(40), finder(lambda _: False), finder(lambda n: n == 0), 0.03)
+    assert found.candidate - found.champion > -0.03
+    assert not found.holds
+
+
+def test_with_hardly_any_probes_a_guard_says_nothing() -> None:
+    found = retrieval("identifiers", many(FEWEST - 1), finder(lambda _: False), finder(lambda _: True), 0.02)
+    assert found.holds
+    assert found.n == FEWEST - 1
+    assert retrieval("identifiers", [], finder(lambda _: False), finder(lambda _: True), 0.02).holds
+
+
+def test_a_model_that_finds_all_documents_alike_has_collapsed() -> None:
+    random = np.random.default_rng(1)
+    champion = random.normal(size=(300, 16)).astype(np.float32)
+    champion /= np.linalg.norm(champion, axis=1, keepdims=True)
+    alike = champion + 0.5
+    alike /= np.linalg.norm(alike, axis=1, keepdims=True)
+    assert collapse(champion, champion[:, ::-1], 0.1).holds
+    assert not collapse(champion, alike, 0.1).holds

@@ -1,0 +1,50 @@
+"""Short lives of the gate: the simulations of the benchmarks, small enough to run always."""
+
+import numpy as np
+import pytest
+
+from clickloop.trainer.lives import NARROW, WIDE, Differences, World, power, wrong_lives
+from clickloop.trainer.recipe import Promotion
+
+DIALS = Promotion(min_effect=0)
+
+
+@pytest.mark.parametrize(
+    ("differences", "mean", "sd"),
+    [
+        (WIDE, 0.0, 0.26),
+        (NARROW, 0.0, 0.10),
+        (Differences(mean=0.03), 0.03, 0.26),
+        (Differences(changed=0.17, reach=0.42, mean=0.015), 0.015, 0.10),
+        (Differences(skewed=True), 0.0, 0.147),
+    ],
+)
+def test_differences_have_the_mean_and_spread_they_are_named_for(
+    differences: Differences, mean: float, sd: float
+) -> None:
+    values = differences.draw(np.random.default_rng(1), 1_000_000)
+    assert values.mean() == pytest.approx(mean, abs=0.001)
+    assert values.std() == pytest.approx(sd, rel=0.03)
+
+
+def test_queries_of_a_cluster_are_correlated() -> None:
+    """Means of 5 queries with correlation 1/2 have .6 of the variance of one query."""
+    values = Differences(cluster=5).draw(np.random.default_rng(1), 200_000)
+    assert values.var() == pytest.approx(0.6 * 0.26**2, rel=0.05)
+
+
+def test_lives_without_gains_promote_next_to_nothing() -> None:
+    world = World(reused=0.5, kept=0.7, people=100)
+    assert wrong_lives(world, (60,), 100, DIALS)[0] <= 0.03
+
+
+def test_a_small_gain_is_found_within_two_weeks() -> None:
+    world = World(NARROW, Differences(changed=0.17, reach=0.42, mean=0.01), blocks=10)
+    first, fortnight = power(world, 0, (1, 14), 100, DIALS)
+    assert first < 0.5
+    assert fortnight >= 0.9
+
+
+def test_a_truly_better_model_is_not_counted_as_wrong() -> None:
+    world = World(better=Differences(mean=0.05), better_nights=1.0)
+    assert wrong_lives(world, (5,), 50, DIALS) == [0.0]

@@ -1,0 +1,109 @@
+"""The challenger: a candidate short of evidence, and what the log says about it night after night."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+from sqlalchemy import select
+
+from ..retriever.database import Database
+from ..retriever.ledger import append
+from ..retriever.releases import drop_challenger
+from ..retriever.schema import challenger, counted
+from ..retriever.search import against
+from .gate import Challenger, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The challenger, where its model is, and how far the log was heard about it."""
+
+    run_id: str
+    release_id: str
+    build_id: str | None
+    judged_by: str
+    log_seq: int
+    state: Challenger
+
+
+class Challengers:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, champion_id: str) -> Followed | None:
+        """The challenger of this champion. One of a former champion ended with it."""
+        with self._database.read() as connection:
+            row = connection.execute(select(challenger)).one_or_none()
+        if row is None or row.champion_id != champion_id:
+            return None
+        state = Challenger(row.k, row.nights, _sample(row.queries), _sample(row.people))
+        return Followed(row.run_id, row.release_id, row.build_id, row.judged_by, row.log_seq, state)
+
+    def fresh(self, run_id: str, units: Collection[str]) -> set[str]:
+        """Those of the units that did not yet count as evidence about the challenger of this run."""
+        with self._database.read() as connection:
+            known = set(connection.scalars(select(counted.c.unit).where(counted.c.run_id == run_id)))
+        return {unit for unit in units if _hash(unit) not in known}
+
+    def keep(self, followed: Followed, champion_id: str, units: Collection[str]) -> None:
+        """Writes the state of the challenger and the units that now count; another one's place is taken."""
+        samples = {"queries": asdict(followed.state.queries), "people": asdict(followed.state.people)}
+        row = {
+            "run_id": followed.run_id,
+            "champion_id": champion_id,
+            "release_id": followed.release_id,
+            "build_id": followed.build_id,
+            "k": followed.state.k,
+            "nights": followed.state.nights,
+            "judged_by": followed.judged_by,
+            "log_seq": followed.log_seq,
+            **samples,
+        }
+        with self._database.write() as connection:
+            if connection.scalar(select(challenger.c.run_id)) != followed.run_id:
+                drop_challenger(connection)
+            connection.execute(challenger.delete())
+            connection.execute(challenger.insert(), {"id": 1, **row})
+            facts = {"run": followed.run_id, "nights": followed.state.nights, "judged_by": followed.judged_by}
+            append(connection, "challenger", **facts, state="followed", fresh=len(units), **samples)
+            if units:
+                rows = [{"run_id": followed.run_id, "unit": _hash(unit)} for unit in sorted(units)]
+                connection.execute(self._database.insert(counted).on_conflict_do_nothing(), rows)
+
+    def any(self) -> str | None:
+        """The release of the challenger, whoever its champion is."""
+        with self._database.read() as connection:
+            return connection.scalar(select(challenger.c.release_id))
+
+    def leave(self, build_id: str) -> None:
+        """Ends the challenger that this build belongs to, if it does, and keeps the build: an admin decides on it."""
+        with self._database.write() as connection:
+            connection.execute(challenger.delete().where(challenger.c.build_id == build_id))
+
+    def drop(self) -> None:
+        with self._database.write() as connection:
+            drop_challenger(connection)
+
+
+def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, float]:
+    """For every person who saw lists drafted from the champion and this release the mean over those lists of 1, −1 or
+    0: whose results they clicked more, the release's or the champion's.
+    """
+    theirs, ours = pl.col("ranker") == against(release_id), pl.col("ranker") == release_id
+    lists = (
+        log.filter(ours | theirs)
+        .group_by("search", "person", maintain_order=True)
+        .agg(lead=(pl.col("clicked") & ours).sum().cast(pl.Int64) - (pl.col("clicked") & theirs).sum().cast(pl.Int64))
+    )
+    people = lists.group_by("person", maintain_order=True).agg(preference=pl.col("lead").sign().mean())
+    return dict(people.rows())
+
+
+def _sample(stored: Mapping[str, Any]) -> Sample:
+    return Sample(**{**stored, "growth": tuple(stored["growth"])})
+
+
+def _hash(unit: str) -> str:
+    return hashlib.sha256(unit.encode()).hexdigest()[:20]

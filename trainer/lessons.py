@@ -1,0 +1,108 @@
+"""What a log teaches: judgments of learners and of judges, and the pairs and hard negatives to train on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ..retriever.database import Database
+from ..retriever.encoder import open_encoder, render
+from ..retriever.types import Release
+from .clicks import ClickModel, count_people, fit, judge
+from .contest import Side
+from .corpus import Corpus
+from .mine import Pair, StoredVectors, Triplet, positives, triplets
+from .recipe import Recipe
+from .snapshot import Bounds, ever_clicked, fingerprint, first_clusters, read_log, without_robots, wordings
+from .split import Parts, split
+
+
+class Skipped(Exception):
+    """There is not enough to learn from; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """`log` is all of it without robots; `champion` the release it is about; `counts` is for the report."""
+
+    champion: str
+    log: pl.DataFrame
+    parts: Parts
+    clicks: ClickModel
+    training: list[Pair]
+    development: list[Pair]
+    clicked: dict[str, set[str]]
+    wordings: dict[str, str]
+    counts: dict[str, Any]
+    data_sha256: str
+
+
+def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: Recipe) -> Lessons:
+    """From the searches that the champion was not trained on; those of nights without a promotion add up."""
+    everything = read_log(database, bounds, after=champion.lineage.get("log_seq", 0))
+    impressions, robots = without_robots(everything, recipe.mining.max_searches_per_person)
+    parts = split(impressions, first_clusters(database, bounds), recipe.split)
+    model = fit(count_people(impressions))
+    training, development = (
+        positives(judge(count_people(part), model), recipe.mining.min_relevance)
+        for part in (parts.training, parts.development)
+    )
+    counts = {
+        "searches": impressions["search"].n_unique(),
+        "clicks": int(impressions["clicked"].sum()),
+        "people": impressions["person"].n_unique(),
+        "people_who_teach": parts.training["person"].n_unique(),
+        "people_who_judge": parts.holdout["person"].n_unique(),
+        "robots_left_out": robots,
+        "queries": impressions["query"].n_unique(),
+        "training_pairs": len(training),
+        "development_pairs": len(development),
+        "examination_by_rank": [round(float(x), 4) for x in model.examination[:10]],
+        "click_rate_relevant": round(model.liking, 4),
+        "click_rate_noise": round(model.noise, 4),
+    }
+    return Lessons(
+        champion=champion.id,
+        log=impressions,
+        parts=parts,
+        clicks=model,
+        training=training,
+        development=development,
+        clicked=ever_clicked(database, bounds),
+        wordings=wordings(impressions),
+        counts=counts,
+        data_sha256=fingerprint(everything),
+    )
+
+
+def mine_triplets(
+    lessons: Lessons, corpus: Corpus, champion: Side, folder: Path, recipe: Recipe
+) -> tuple[list[Triplet], list[Triplet]]:
+    """For training and for development, with queries as people wrote them. `folder` is the champion's.
+
+    Raises Skipped when too few are left.
+    """
+    texts = {stored.document.id: render(champion.release.template, stored.document) for stored in corpus.documents}
+    encoder = open_encoder(folder, champion.release)
+    queries = sorted({pair.query for pair in [*lessons.training, *lessons.development]})
+    known = StoredVectors(
+        list(texts.values()), champion.vectors, {query: encoder.query(lessons.wordings[query]) for query in queries}
+    )
+    training, development = (
+        triplets(pairs, lessons.clicked, texts, known, relative_margin=recipe.mining.relative_margin, seed=recipe.seed)
+        for pairs in (lessons.training, lessons.development)
+    )
+    check_enough(len(training), recipe)
+    return _worded(training, lessons.wordings), _worded(development, lessons.wordings)
+
+
+def check_enough(found: int, recipe: Recipe) -> None:
+    least = recipe.mining.min_pairs
+    if found < least:
+        raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")
+
+
+def _worded(found: Sequence[Triplet], texts: Mapping[str, str]) -> list[Triplet]:
+    return [replace(triplet, query=texts[triplet.query]) for triplet in found]

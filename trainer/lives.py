@@ -1,0 +1,207 @@
+"""Whole lives of the gate, simulated: is it ever wrong, and how soon does it find a real gain?
+
+The functions that decide at night decide here too; only the measurements are drawn. No clicks are involved.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .gate import Challenger, Sample, decide, follow, stronger
+from .recipe import Promotion
+
+T = TypeVar("T")
+BLOCK = 50  # units that are drawn together
+BANK = 20_000  # blocks to draw from
+CHUNK = 50  # lives that one task simulates
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Per-unit differences of two models: a share `changed` of the queries moves, by up to `reach` either way, as often
+    up as makes the mean `mean`. With `skewed`, 2 % fall by 1 and 25 % gain .08 instead, which has mean 0. A unit is the
+    mean of `cluster` queries whose correlation is 1/2.
+    """
+
+    changed: float = 0.33
+    reach: float = 0.784
+    mean: float = 0.0
+    skewed: bool = False
+    cluster: int = 1
+
+    def draw(self, random: np.random.Generator, count: int) -> Floats:
+        if self.cluster == 1:
+            return self._queries(random, (count,))
+        common = self._queries(random, (count, 1))
+        own = self._queries(random, (count, self.cluster))
+        shared = random.random(own.shape) < np.sqrt(0.5)
+        return np.asarray(np.where(shared, common, own).mean(axis=1))
+
+    def _queries(self, random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+        chance = random.random(shape)
+        if self.skewed:
+            return np.where(chance < 0.02, -1.0, np.where(chance < 0.27, 0.08, 0.0))
+        size = random.random(shape) * self.reach
+        upwards = random.random(shape) < 0.5 + self.mean / (self.changed * self.reach)
+        return np.where(chance < self.changed, np.where(upwards, size, -size), 0.0)
+
+
+# Standard deviations as between a base and a tuned model (.26), and between one night's model and the next (.10).
+WIDE = Differences()
+NARROW = Differences(changed=0.17, reach=0.42)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Candidates like `null`, and on a share `better_nights` of the nights like `better`.
+
+    `blocks` of 50 units judge a candidate, half as many (10 at least) are its development split. A share `reused` of
+    them judged last night too, and in a share `kept` of these the next candidate differs as the last did. `people`
+    tell their preference about a challenger every night: a fifth each for and against it, the others have none.
+    """
+
+    null: Differences = WIDE
+    better: Differences = WIDE
+    better_nights: float = 0.0
+    blocks: int = 20
+    reused: float = 0.0
+    kept: float = 0.0
+    people: int = 0
+
+
+class Bank:
+    """Sums of ready-made blocks, so that a night is a sum of sums."""
+
+    def __init__(self, differences: Differences, seed: int) -> None:
+        values = differences.draw(np.random.default_rng(seed), BANK * BLOCK).reshape(BANK, BLOCK)
+        self._sums = np.stack([(values**power).sum(axis=1) for power in (1, 2, 3)], axis=1)
+        self._largest = float(np.abs(values).max())
+        # A symmetric null is drawn with either sign: its mean is then 0 exactly, not only that of the bank.
+        self._signed = differences.mean == 0 and not differences.skewed
+
+    def draw(self, random: np.random.Generator, *shape: int) -> Floats:
+        """Sums of the first three powers of random blocks, (…, 3)."""
+        found: Floats = self._sums[random.integers(BANK, size=shape)]
+        if self._signed:
+            found[..., ::2] *= random.choice((-1.0, 1.0), size=(*shape, 1))
+        return found
+
+    def sample(self, blocks: Floats) -> Sample:
+        total, squares, cubes = blocks.sum(axis=0).tolist()
+        return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest)
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    night: int
+    really_better: bool
+
+
+class Life:
+    """One service's nights. `banks`: of candidates that are not better and of those that are."""
+
+    def __init__(self, world: World, banks: tuple[Bank, Bank], random: np.random.Generator, dials: Promotion) -> None:
+        self._world, self._banks, self._random, self._dials = world, banks, random, dials
+        self._looks = 0
+        self._challenger: Challenger | None = None
+        self.follows_better = False  # the challenger is really better
+        self._fresh = round(world.blocks * (1 - world.reused))
+        self._last = banks[0].draw(random, world.blocks)
+
+    def night(self, better: bool) -> bool | None:
+        """Whether what was promoted is really better; None when nothing was promoted."""
+        if self._challenger is not None:
+            found = self._follow(self._challenger)
+            if found is not None:
+                return found
+        holdout, development = self._measure(better)
+        decision = decide(holdout, development, self._looks, self._dials)
+        self._looks = max(self._looks, decision.look)
+        if decision.outcome == "promoted":
+            self._challenger = None
+            return better
+        if decision.outcome == "not_enough_evidence" and decision.look and stronger(holdout, self._challenger):
+            self._challenger, self.follows_better = Challenger(decision.look, 1, holdout), better
+        return None
+
+    def _follow(self, challenger: Challenger) -> bool | None:
+        bank = self._banks[self.follows_better]
+        queries = challenger.queries + bank.sample(bank.draw(self._random, self._fresh))
+        people = challenger.people
+        if self._world.people:
+            opinions = self._random.choice((-1.0, 0.0, 1.0), p=(0.2, 0.6, 0.2), size=self._world.people)
+            people = people + Sample.bounded(opinions.tolist())
+        challenger = Challenger(challenger.k, challenger.nights + 1, queries, people)
+        outcome = follow(challenger, self._dials).outcome
+        really = self.follows_better
+        self._challenger = challenger if outcome == "not_enough_evidence" else None
+        self.follows_better = really and self._challenger is not None
+        return really if outcome == "promoted" else None
+
+    def _measure(self, better: bool) -> tuple[Sample, Sample]:
+        bank, world = self._banks[better], self._world
+        blocks = bank.draw(self._random, world.blocks)
+        if world.reused:
+            again = np.arange(world.blocks) >= self._fresh
+            same = again & (self._random.random(world.blocks) < world.kept)
+            blocks[same] = self._last[same]
+        self._last = blocks
+        early = bank.draw(self._random, max(world.blocks // 2, 10))
+        return bank.sample(blocks), bank.sample(early)
+
+
+def wrong_lives(world: World, days: Sequence[int], lives: int, dials: Promotion) -> list[float]:
+    """Share of lives that ever promoted what is not better, within the first of `days`, the second, …"""
+    every = _spread(lives, _promotions, world, max(days), dials)
+    return [sum(any(p.night <= d and not p.really_better for p in life) for life in every) / lives for d in days]
+
+
+def power(world: World, dry: int, nights: Sequence[int], runs: int, dials: Promotion) -> list[float]:
+    """Share of runs in which a better candidate was promoted within the first of `nights`, the second, …"""
+    waits = _spread(runs, _found_after, world, dry, max(nights), dials)
+    return [sum(wait is not None and wait <= n for wait in waits) / runs for n in nights]
+
+
+def _promotions(world: World, nights: int, dials: Promotion, seeds: Sequence[int]) -> list[list[Promoted]]:
+    """What every one of these lives promoted, and when."""
+    banks = Bank(world.null, 1), Bank(world.better, 2)
+    lives = []
+    for seed in seeds:
+        random = np.random.default_rng([3, seed])
+        life = Life(world, banks, random, dials)
+        found = []
+        for night in range(1, nights + 1):
+            really = life.night(bool(random.random() < world.better_nights))
+            if really is not None:
+                found.append(Promoted(night, really))
+        lives.append(found)
+    return lives
+
+
+def _found_after(world: World, dry: int, within: int, dials: Promotion, seeds: Sequence[int]) -> list[int | None]:
+    """After `dry` nights of no gain a better candidate comes, every night anew until one is followed, and then none any
+    more: how many nights until it is promoted, if ever.
+    """
+    banks = Bank(world.null, 1), Bank(world.better, 2)
+    waits: list[int | None] = []
+    for seed in seeds:
+        random = np.random.default_rng([4, seed])
+        life = Life(world, banks, random, dials)
+        for _ in range(dry):
+            life.night(better=False)
+        waits.append(next((n for n in range(1, within + 1) if life.night(not life.follows_better)), None))
+    return waits
+
+
+def _spread(count: int, work: Callable[..., list[T]], *given: Any) -> list[T]:
+    """Results of seeds 0 to `count`, on all cores; what a seed gives depends on nothing else."""
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        parts = [pool.submit(work, *given, seeds) for seeds in chunks]
+        return [result for part in parts for result in part.result()]
