@@ -163,6 +163,7 @@ class Owner:
                 finish_switch(connection, wanted.id, error=str(error))
             return
         self._live.install(opened)
+        self._challenge()  # closes what may be removed now
         self._drop_old_builds()
 
     def _challenge(self) -> bool:

@@ -222,14 +222,20 @@ def set_build(connection: Connection, build_id: str, **values: object) -> None:
 
 def drop_challenger(connection: Connection) -> None:
     """Ends the challenger; its build is left to the owner for removal."""
+    build_id = end_challenger(connection, "ended")
+    if build_id is not None:
+        set_build(connection, build_id, state="rejected")
+
+
+def end_challenger(connection: Connection, state: str) -> str | None:
+    """Nobody follows it any more; its build, if it has one, stays as it is. Returns that."""
     row = connection.execute(select(challenger.c.run_id, challenger.c.build_id)).one_or_none()
     if row is None:
-        return
-    append(connection, "challenger", run=row.run_id, state="dropped")
+        return None
+    append(connection, "challenger", run=row.run_id, state=state)
     connection.execute(challenger.delete())
     connection.execute(counted.delete().where(counted.c.run_id == row.run_id))
-    if row.build_id is not None:
-        set_build(connection, row.build_id, state="rejected")
+    return None if row.build_id is None else str(row.build_id)
 
 
 def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
@@ -250,7 +256,7 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
         values["former_build_id"] = former
         if former != build_id:
             drop_challenger(connection)  # it was compared with another champion
-        set_build(connection, str(build_id), state="ready")
+        set_build(connection, str(build_id), state="ready")  # also the challenger's own, which has won
     state = "done" if error is None else "refused"
     connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))
     append(

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from ..retriever.database import Database
 from ..retriever.ledger import append
-from ..retriever.releases import drop_challenger
+from ..retriever.releases import drop_challenger, end_challenger
 from ..retriever.schema import challenger, counted
 from ..retriever.search import against
 from .gate import Challenger, Sample
@@ -80,7 +80,8 @@ class Challengers:
     def leave(self, build_id: str) -> None:
         """Ends the challenger that this build belongs to, if it does, and keeps the build: an admin decides on it."""
         with self._database.write() as connection:
-            connection.execute(challenger.delete().where(challenger.c.build_id == build_id))
+            if connection.scalar(select(challenger.c.build_id)) == build_id:
+                end_challenger(connection, "awaiting approval")
 
     def drop(self) -> None:
         with self._database.write() as connection:

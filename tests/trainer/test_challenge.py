@@ -1,0 +1,122 @@
+"""The challenger's state, and what people prefer."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from clickloop.retriever.database import Database
+from clickloop.retriever.releases import Releases
+from clickloop.retriever.schema import releases
+from clickloop.retriever.search import RANKER, against
+from clickloop.trainer.challenge import Challengers, Followed, preferences
+from clickloop.trainer.gate import Challenger, Sample
+
+MODEL, CHAMPION = "release-new", "release-champion"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'clickloop.db'}")
+    with made.write() as connection:
+        for id_ in (MODEL, CHAMPION, "release-newer"):
+            connection.execute(releases.insert(), {"id": id_, "created_at": 1.0})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def challengers(database: Database) -> Challengers:
+    return Challengers(database)
+
+
+def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
+    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Sample.bounded([1.0, 0.0]))
+    return Followed(run_id, MODEL, build_id, "run-2", 70, state)
+
+
+def shown(*lists: tuple[str, str]) -> pl.DataFrame:
+    """One list a search: who saw it, and its results in order, "+" the release's, "-" the champion's, "." of neither;
+    a "!" after a result is a click.
+    """
+    rankers = {"+": MODEL, "-": against(MODEL), ".": RANKER}
+    rows = []
+    for search, (person, results) in enumerate(lists):
+        for place, mark in enumerate(results):
+            if mark != "!":
+                clicked = results[place + 1 : place + 2] == "!"
+                rows.append({"search": search, "person": person, "ranker": rankers[mark], "clicked": clicked})
+    return pl.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("results", "preference"),
+    [("+!-+-", 1.0), ("+-!+-", -1.0), ("+!-!+-", 0.0), ("+-+-", 0.0), ("+!-!+!-", 1.0), ("-!", -1.0), ("+!", 1.0)],
+)
+def test_a_person_prefers_whose_results_they_clicked_more(results: str, preference: float) -> None:
+    assert preferences(shown(("ann", results)), MODEL) == {"ann": preference}
+
+
+def test_a_person_counts_once_however_often_they_search() -> None:
+    log = shown(("ann", "+!-"), ("ann", "+-!"), ("ann", "-+!"), ("ann", "+-"), ("bob", "+-!"))
+    assert preferences(log, MODEL) == {"ann": 0.25, "bob": -1.0}
+
+
+def test_lists_of_the_champion_alone_and_of_other_challengers_say_nothing() -> None:
+    assert preferences(shown(("ann", "..!.")), MODEL) == {}
+    assert preferences(shown(("ann", "+!-")), "release-newer") == {}
+
+
+def test_the_state_comes_back_as_it_was_kept(challengers: Challengers) -> None:
+    assert challengers.of(CHAMPION) is None
+    challengers.keep(followed(), CHAMPION, {"query a"})
+    assert challengers.of(CHAMPION) == followed()
+    assert challengers.any() == MODEL
+
+
+def test_a_challenger_of_a_former_champion_is_none(challengers: Challengers) -> None:
+    challengers.keep(followed(), CHAMPION, set())
+    assert challengers.of("release-newer") is None
+
+
+def test_nothing_counts_twice_about_one_challenger(challengers: Challengers) -> None:
+    challengers.keep(followed(), CHAMPION, {"query a", "person b"})
+    assert challengers.fresh("run-1", {"query a", "query b", "person a", "person b"}) == {"query b", "person a"}
+    challengers.keep(replace(followed(), log_seq=90), CHAMPION, {"query b"})
+    assert challengers.fresh("run-1", {"query a", "query b"}) == set()
+
+
+def test_another_challenger_takes_the_place_and_its_index_is_given_up(
+    challengers: Challengers, database: Database, tmp_path: Path
+) -> None:
+    builds = Releases(database, tmp_path)
+    build = builds.add_build(MODEL)
+    challengers.keep(followed(build_id=build.id), CHAMPION, {"query a"})
+    challengers.keep(replace(followed("run-9"), release_id="release-newer"), CHAMPION, {"query b"})
+    present = challengers.of(CHAMPION)
+    assert present is not None
+    assert present.run_id == "run-9"
+    assert builds.build(build.id).state == "rejected"
+    assert challengers.fresh("run-9", {"query a", "query b"}) == {"query a"}
+
+
+def test_a_dropped_challenger_leaves_nothing(challengers: Challengers) -> None:
+    challengers.keep(followed(), CHAMPION, {"query a"})
+    challengers.drop()
+    challengers.drop()
+    assert (challengers.of(CHAMPION), challengers.any()) == (None, None)
+
+
+def test_a_challenger_that_an_admin_decides_on_keeps_its_index(
+    challengers: Challengers, database: Database, tmp_path: Path
+) -> None:
+    builds = Releases(database, tmp_path)
+    build = builds.add_build(MODEL)
+    challengers.keep(followed(build_id=build.id), CHAMPION, set())
+    challengers.leave("build-other")
+    assert challengers.any() == MODEL
+    challengers.leave(build.id)
+    assert challengers.any() is None
+    assert builds.build(build.id).state == "building"
