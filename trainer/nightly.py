@@ -24,7 +24,7 @@ from . import report
 from .challenge import Challengers, Followed, preferences
 from .contest import Contest, Side, query_vectors
 from .corpus import Corpus, corpus_vectors, read_corpus
-from .evaluate import Result, evidence, summary
+from .evaluate import Result, evidence
 from .finetune import finetune
 from .gate import Challenger, Decision, Sample, decide, follow, stronger
 from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
@@ -157,7 +157,7 @@ class Night:
             candidate=candidate_release.id,
             data_sha256=lessons.data_sha256,
         )
-        self._runs.detail(run.id, metrics=_metrics(holdout, decision))
+        self._runs.detail(run.id, metrics=report.metrics_json(holdout, decision))
         report.write_evidence(work, holdout, decision)
 
         if decision.outcome == "promoted":
@@ -391,20 +391,4 @@ def _challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
         "level": decision.level,
         "outcome": decision.outcome,
         "reasons": list(decision.reasons),
-    }
-
-
-def _metrics(results: Sequence[Result], decision: Decision) -> dict[str, Any]:
-    champion, candidate = summary(results, "champion"), summary(results, "candidate")
-    found = decision.sample
-    return {
-        "champion": champion,
-        "candidate": candidate,
-        "delta": {name: candidate[name] - champion[name] for name in champion},
-        "interval": [found.low, found.high] if found.n > 1 else None,
-        "clusters": found.n,
-        "queries": len(results),
-        "p_value": decision.p_value,
-        "level": decision.level,
-        "look": decision.look,
     }

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from ..retriever.releases import write_whole
-from .evaluate import DECIDES, Result
+from .evaluate import DECIDES, Result, summary
 from .gate import Decision, Sample
 from .runs import Run
 
@@ -55,6 +55,23 @@ def estimate_json(found: Sample) -> dict[str, float | None]:
         "low": found.low if known else None,
         "high": found.high if known else None,
         "p_value": found.betting_p_value if found.growth else found.p_value,
+    }
+
+
+def metrics_json(results: Sequence[Result], decision: Decision) -> dict[str, Any]:
+    """Means of every metric on both sides, and what the gate found."""
+    champion, candidate = summary(results, "champion"), summary(results, "candidate")
+    found = decision.sample
+    return {
+        "champion": champion,
+        "candidate": candidate,
+        "delta": {name: candidate[name] - champion[name] for name in champion},
+        "interval": [found.low, found.high] if found.n > 1 else None,
+        "clusters": found.n,
+        "queries": len(results),
+        "p_value": decision.p_value,
+        "level": decision.level,
+        "look": decision.look,
     }
 
 
