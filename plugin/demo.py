@@ -35,7 +35,7 @@ from .settings import Schedule, Settings
 from .stdlib import documents
 
 MARK = "demo.txt"  # tells a folder that the demo made
-SEARCHES = 20_000  # before the first night, each by somebody else
+SEARCHES = 23_000  # before the first night, each by somebody else
 SENSELESS = 4_000  # before a night without information
 SHOWN = 20  # results a person can scroll through
 BIAS = 0.5  # a result at rank r is looked at with probability r^-BIAS
