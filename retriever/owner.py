@@ -18,12 +18,12 @@ from sqlalchemy.exc import OperationalError
 from .database import Database, hold_documents
 from .documents import Documents, count
 from .encoder import Encoder, open_corpus_encoder, open_encoder
-from .errors import IndexFault, InUse, ModelError
+from .errors import ClickLoopError, IndexFault, InUse, ModelError
 from .index import IndexStore
 from .indexer import STEP, Indexer
 from .locks import Lock
 from .model import find_model
-from .releases import Releases, Switch, finish_switch, new_id, set_build
+from .releases import Releases, Switch, drop_challenger, finish_switch, new_id, set_build
 from .search import Live, OpenBuild
 from .types import Build, Release
 
@@ -176,7 +176,13 @@ class Owner:
         if wanted is None:
             return False
         if present is None:
-            present = self._open(wanted)
+            try:
+                present = self._open(wanted)
+            except ClickLoopError:
+                log.warning("the challenger %s cannot be opened and is given up", wanted.release_id, exc_info=True)
+                with self._database.write() as connection:
+                    drop_challenger(connection)
+                return False
             while self._indexer.step(present) == STEP:
                 pass
             self._live.challenge(present)

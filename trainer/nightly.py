@@ -143,23 +143,7 @@ class Night:
         candidate = Side(candidate_release, vectors)
 
         steps.begin("judging")
-        contest = Contest(corpus, champion, candidate, self._releases)
-        holdout, development = (
-            contest.results(part, lessons.clicks, lessons.wordings)
-            for part in (lessons.parts.holdout, lessons.parts.development)
-        )
-        looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
-        decision = self._with_guards(run, contest, decide(_sample(holdout), _sample(development), looks, dials))
-        self._runs.decided(
-            run.id,
-            decision,
-            champion=champion_release.id,
-            candidate=candidate_release.id,
-            data_sha256=lessons.data_sha256,
-        )
-        self._runs.detail(run.id, metrics=report.metrics_json(holdout, decision))
-        report.write_evidence(work, holdout, decision)
-
+        decision, holdout = self._judge(run, lessons, corpus, champion, candidate)
         if decision.outcome == "promoted":
             steps.begin("building the new index")
             build_id = self._build(run, corpus, candidate, holdout, steps)
@@ -168,6 +152,23 @@ class Night:
         if decision.outcome == "not_enough_evidence" and decision.look:
             self._challenge(run, decision, corpus, champion, candidate, holdout, steps)
         self._runs.finish(run.id, decision.outcome, list(decision.reasons))
+
+    def _judge(
+        self, run: Run, lessons: Lessons, corpus: Corpus, champion: Side, candidate: Side
+    ) -> tuple[Decision, list[Result]]:
+        """The decision, written down with what it saw, and the results on the holdout."""
+        contest = Contest(corpus, champion, candidate, self._releases)
+        holdout, development = (
+            contest.results(part, lessons.clicks, lessons.wordings)
+            for part in (lessons.parts.holdout, lessons.parts.development)
+        )
+        looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
+        decision = self._with_guards(run, contest, decide(_sample(holdout), _sample(development), looks, dials))
+        sides = {"champion": champion.release.id, "candidate": candidate.release.id}
+        self._runs.decided(run.id, decision, **sides, data_sha256=lessons.data_sha256)
+        self._runs.detail(run.id, metrics=report.metrics_json(holdout, decision))
+        report.write_evidence(self._folder / run.id, holdout, decision)
+        return decision, holdout
 
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""

@@ -140,6 +140,19 @@ def rankers_of(loop: ClickLoop, query_id: str) -> set[str]:
         return set(connection.scalars(rows.where(searches.c.query_id == query_id)))
 
 
+def test_a_challenger_whose_model_is_gone_is_given_up_and_the_service_goes_on(challenged: Settings) -> None:
+    loop = ClickLoop(challenged)
+    wanted = loop.releases.challenger_build()
+    assert wanted is not None
+    shutil.rmtree(loop.releases.folder(wanted.release_id))
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    until(lambda: loop.releases.challenger_build() is None)
+    loop.add_documents([Document("new", "", "3 k l")], wait=True)
+    assert len(loop.search("a k l", 6)) == 6
+    loop.close()
+
+
 def test_a_rollback_ends_the_challenger_and_its_index(challenged: Settings) -> None:
     loop = open_with_challenger(challenged)
     wanted, live = loop.releases.challenger_build(), loop.releases.live()
