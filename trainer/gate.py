@@ -184,18 +184,23 @@ def queries_level(k: int, night: int) -> float:
     return follow_level(k) / 2 / (night * _HARMONIC)
 
 
-def decide(holdout: Sample, development: Sample, looks: int, dials: Promotion) -> Decision:
-    """On a new candidate. `looks` were taken at candidates of earlier nights."""
+def screen(development: Sample) -> Decision | None:
+    """Why a new candidate is not worth a look at the holdout, or None for one that is."""
+    if development.z > SCREEN_Z:
+        return None
+    reason = (
+        f"on the development split the candidate gains {development.mean:+.4f} ± {development.error:.4f} "
+        f"(z = {development.z:.2f}, needed > {SCREEN_Z:g}, {development.n} clusters): not worth a look at the "
+        "holdout. No look was spent"
+    )
+    return Decision("rejected", (reason,), development)
+
+
+def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
+    """On a new candidate that passed the screen. `looks` were taken at candidates of earlier nights."""
     if holdout.n < dials.min_queries:
         reason = f"{holdout.n} judged query clusters; at least {dials.min_queries} are needed. No look was spent"
         return Decision("not_enough_evidence", (reason,), holdout)
-    if development.z <= SCREEN_Z:
-        reason = (
-            f"on the development split the candidate gains {development.mean:+.4f} ± {development.error:.4f} "
-            f"(z = {development.z:.2f}, needed > {SCREEN_Z:g}, {development.n} clusters): not worth a look at the "
-            "holdout. No look was spent"
-        )
-        return Decision("rejected", (reason,), holdout)
     k = looks + 1
     level, p = first_level(k), holdout.p_value
     facts = (

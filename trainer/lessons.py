@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ..retriever.database import Database
-from ..retriever.encoder import open_encoder, render
+from ..retriever.encoder import render
 from ..retriever.types import Release
 from .clicks import ClickModel, count_people, fit, judge
 from .contest import Side
@@ -78,17 +77,18 @@ def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: 
 
 
 def mine_triplets(
-    lessons: Lessons, corpus: Corpus, champion: Side, folder: Path, recipe: Recipe
+    lessons: Lessons, corpus: Corpus, champion: Side, recipe: Recipe
 ) -> tuple[list[Triplet], list[Triplet]]:
-    """For training and for development, with queries as people wrote them. `folder` is the champion's.
+    """For training and for development, with queries as people wrote them.
 
     Raises Skipped when too few are left.
     """
     texts = {stored.document.id: render(champion.release.template, stored.document) for stored in corpus.documents}
-    encoder = open_encoder(folder, champion.release)
     queries = sorted({pair.query for pair in [*lessons.training, *lessons.development]})
     known = StoredVectors(
-        list(texts.values()), champion.vectors, {query: encoder.query(lessons.wordings[query]) for query in queries}
+        list(texts.values()),
+        champion.vectors,
+        {query: champion.encoder.query(lessons.wordings[query]) for query in queries},
     )
     training, development = (
         triplets(pairs, lessons.clicked, texts, known, relative_margin=recipe.mining.relative_margin, seed=recipe.seed)

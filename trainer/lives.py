@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .gate import Challenger, Sample, decide, follow, stronger
+from .gate import Challenger, Sample, decide, follow, screen, stronger
 from .recipe import Promotion
 
 T = TypeVar("T")
@@ -121,7 +121,9 @@ class Life:
             if found is not None:
                 return found
         holdout, development = self._measure(better)
-        decision = decide(holdout, development, self._looks, self._dials)
+        if screen(development) is not None:
+            return None
+        decision = decide(holdout, self._looks, self._dials)
         self._looks = max(self._looks, decision.look)
         if decision.outcome == "promoted":
             self._challenger = None

@@ -22,16 +22,17 @@ from ..retriever.releases import Releases, write_whole
 from ..retriever.types import Release
 from . import report
 from .challenge import Challengers, Followed, preferences
-from .contest import Contest, Side, query_vectors
+from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors, read_corpus
 from .evaluate import Result, evidence
 from .finetune import finetune
-from .gate import Challenger, Decision, Sample, decide, follow, stronger
+from .gate import Challenger, Decision, Sample, decide, follow, screen, stronger
 from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
 from .mine import Triplet
 from .promote import build_index, check_index, hand_over, mark_ready
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
+from .screen import saving, screening_rows
 from .snapshot import Bounds, bounds_now
 from .split import held_out
 
@@ -121,10 +122,7 @@ class Night:
 
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
-        champion = Side(
-            champion_release,
-            corpus_vectors(corpus, champion_release, self._releases, steps.progress, keep=False),
-        )
+        champion = self._side(corpus, champion_release, steps, keep=False)
         if followed is not None:
             steps.begin("judging the challenger")
             if self._challenger_wins(run, followed, lessons, corpus, champion, steps):
@@ -132,15 +130,17 @@ class Night:
         check_enough(len(lessons.training), self._recipe)
 
         steps.begin("mining hard negatives")
-        folder = self._releases.folder(champion_release.id)
-        lesson_triplets = mine_triplets(lessons, corpus, champion, folder, self._recipe)
+        lesson_triplets = mine_triplets(lessons, corpus, champion, self._recipe)
 
         steps.begin("fine-tuning")
         candidate_release = self._train(run, champion_release, *lesson_triplets, work, steps.progress)
 
+        steps.begin("screening")
+        if not self._worth_a_look(run, lessons, corpus, champion, candidate_release, steps):
+            return
+
         steps.begin("embedding documents with the candidate")
-        vectors = corpus_vectors(corpus, candidate_release, self._releases, steps.progress, keep=True)
-        candidate = Side(candidate_release, vectors)
+        candidate = self._side(corpus, candidate_release, steps, keep=True)
 
         steps.begin("judging")
         decision, holdout = self._judge(run, lessons, corpus, champion, candidate)
@@ -153,22 +153,54 @@ class Night:
             self._challenge(run, decision, corpus, champion, candidate, holdout, steps)
         self._runs.finish(run.id, decision.outcome, list(decision.reasons))
 
+    def _worth_a_look(
+        self, run: Run, lessons: Lessons, corpus: Corpus, champion: Side, release: Release, steps: "_Steps"
+    ) -> bool:
+        """Whether the candidate gains on the development split, ranking few of the documents; ends the run if not."""
+        part = lessons.parts.development
+        queries = [lessons.wordings[query] for query in part["query"].unique().sort()]
+        rows = screening_rows(corpus, champion, part, queries, self._recipe.seed)
+        some, began = corpus.part(rows), time.monotonic()
+        candidate = self._side(some, release, steps, keep=True)
+        seconds = time.monotonic() - began
+        results = Contest(some, champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
+        refused = screen(_sample(results))
+        self._runs.detail(run.id, screen=saving(len(rows), len(corpus.keys), seconds, passed=refused is None))
+        if refused is None:
+            return True
+        self._decided(run, lessons, champion.release, release, refused, results)
+        self._runs.finish(run.id, refused.outcome, list(refused.reasons))
+        return False
+
     def _judge(
         self, run: Run, lessons: Lessons, corpus: Corpus, champion: Side, candidate: Side
     ) -> tuple[Decision, list[Result]]:
-        """The decision, written down with what it saw, and the results on the holdout."""
-        contest = Contest(corpus, champion, candidate, self._releases)
-        holdout, development = (
-            contest.results(part, lessons.clicks, lessons.wordings)
-            for part in (lessons.parts.holdout, lessons.parts.development)
-        )
+        """The decision and the results on the holdout."""
+        contest = Contest(corpus, champion, candidate)
+        holdout = contest.results(lessons.parts.holdout, lessons.clicks, lessons.wordings)
         looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
-        decision = self._with_guards(run, contest, decide(_sample(holdout), _sample(development), looks, dials))
-        sides = {"champion": champion.release.id, "candidate": candidate.release.id}
-        self._runs.decided(run.id, decision, **sides, data_sha256=lessons.data_sha256)
-        self._runs.detail(run.id, metrics=report.metrics_json(holdout, decision))
-        report.write_evidence(self._folder / run.id, holdout, decision)
+        decision = self._with_guards(run, contest, decide(_sample(holdout), looks, dials))
+        self._decided(run, lessons, champion.release, candidate.release, decision, holdout)
         return decision, holdout
+
+    def _side(self, corpus: Corpus, release: Release, steps: "_Steps", *, keep: bool) -> Side:
+        vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
+        return Side(release, vectors, open_encoder(self._releases.folder(release.id), release))
+
+    def _decided(
+        self,
+        run: Run,
+        lessons: Lessons,
+        champion: Release,
+        candidate: Release,
+        decision: Decision,
+        results: Sequence[Result],
+    ) -> None:
+        """Writes the decision down with what it saw."""
+        sides = {"champion": champion.id, "candidate": candidate.id}
+        self._runs.decided(run.id, decision, **sides, data_sha256=lessons.data_sha256)
+        self._runs.detail(run.id, metrics=report.metrics_json(results, decision))
+        report.write_evidence(self._folder / run.id, results, decision)
 
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
@@ -217,9 +249,8 @@ class Night:
         """
         release = self._releases.get(followed.release_id)
         keep = followed.build_id is None  # otherwise the owner of the index stores the vectors of new documents
-        vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
-        challenger = Side(release, vectors)
-        contest = Contest(corpus, champion, challenger, self._releases)
+        challenger = self._side(corpus, release, steps, keep=keep)
+        contest = Contest(corpus, champion, challenger)
         results: list[Result] = []
         if followed.judged_by != run.id:
             followed, results = self._hear(run, followed, lessons, contest)
@@ -290,14 +321,11 @@ class Night:
 
     def _build(self, run: Run, corpus: Corpus, candidate: Side, results: Sequence[Result], steps: "_Steps") -> str:
         """A new index from the judged vectors, checked; returns its build."""
-        queries = [result.query for result in results]
-        folder = self._releases.folder(candidate.release.id)
-        encode = open_encoder(folder, candidate.release).query
         build_id = self._releases.add_build(candidate.release.id).id
         try:
             index = build_index(self._store, build_id, candidate.release, corpus, candidate.vectors, steps.progress)
             try:
-                probes = query_vectors(encode, queries, candidate.release.dimension)
+                probes = candidate.queries([result.query for result in results])
                 least = self._recipe.promotion.min_recall
                 checks: dict[str, float] = check_index(index, corpus, candidate.vectors, probes, least)
             finally:
@@ -306,6 +334,7 @@ class Night:
             self._store.drop(build_id)
             self._releases.forget_build(build_id)
             raise
+        folder = self._releases.folder(candidate.release.id)
         cut = truncated(folder, candidate.release, [stored.document for stored in corpus.documents])
         self._runs.detail(run.id, build={**checks, "documents": len(corpus.keys), "truncated": cut})
         self._runs.update(run.id, build_id=build_id)

@@ -29,6 +29,7 @@ STEPS = (
     "reading the log",
     "mining hard negatives",
     "fine-tuning",
+    "screening",
     "embedding documents with the candidate",
     "judging",
     "building the new index",

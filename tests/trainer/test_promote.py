@@ -1,6 +1,6 @@
 """A new index goes live only when it holds exactly what was judged."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from clickloop.retriever.errors import IndexFault
 from clickloop.retriever.filters import parse_filter
 from clickloop.retriever.index import Index
 from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
-from clickloop.trainer.contest import query_vectors
+from clickloop.trainer.contest import Side
 from clickloop.trainer.corpus import Corpus
 from clickloop.trainer.promote import build_index, check_index
 
@@ -117,14 +117,19 @@ def test_without_queries_count_and_vectors_are_still_checked(build: Build) -> No
 def test_queries_are_encoded_one_by_one() -> None:
     asked: list[str] = []
 
-    def encode(query: str) -> Vectors:
-        asked.append(query)
-        vector: Vectors = QUERIES[len(asked)]
-        return vector
+    class Counting:
+        def query(self, text: str) -> Vectors:
+            asked.append(text)
+            vector: Vectors = QUERIES[len(asked)]
+            return vector
 
-    np.testing.assert_array_equal(query_vectors(encode, ["a", "b"], DIMENSION), QUERIES[1:3])
+        def documents(self, documents: Sequence[Document]) -> Vectors:
+            raise NotImplementedError
+
+    side = Side(RELEASE, VECTORS, Counting())
+    np.testing.assert_array_equal(side.queries(["a", "b"]), QUERIES[1:3])
     assert asked == ["a", "b"]
-    assert query_vectors(encode, [], DIMENSION).shape == (0, DIMENSION)
+    assert side.queries([]).shape == (0, DIMENSION)
 
 
 def test_another_document_in_the_place_of_one_is_a_fault(build: Build) -> None:

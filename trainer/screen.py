@@ -1,0 +1,42 @@
+"""The screen: a candidate that does not even gain on the development split never pays for the whole corpus."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ..retriever.shadow import ShadowIndex
+from ..retriever.types import Keys
+from .contest import Side
+from .corpus import Corpus
+
+POOLED = 50  # documents that the champion finds best for a query of the development split
+SAMPLED = 1000  # others, so that a candidate that ranks anything high is seen through
+
+
+def screening_rows(corpus: Corpus, champion: Side, log: pl.DataFrame, queries: list[str], seed: int) -> Keys:
+    """Rows of the documents that the screen ranks, ascending: all that these searches showed, the champion's best for
+    their `queries`, and a random sample. What only the candidate finds elsewhere has no gains anyway.
+    """
+    rows = {stored.document.id: row for row, stored in enumerate(corpus.documents)}
+    shown = [rows[id_] for id_ in log["document_id"].unique().to_list() if id_ in rows]
+    pooled: list[int] = []
+    if queries:
+        found = ShadowIndex(corpus.keys, champion.vectors).query(champion.queries(queries), POOLED)[0]
+        pooled = np.searchsorted(corpus.keys, np.unique(found)).tolist()
+    sampled = np.random.default_rng(seed).permutation(len(rows))[:SAMPLED].tolist()
+    return np.array(sorted({*shown, *pooled, *sampled}), dtype=np.int64)
+
+
+def saving(ranked: int, documents: int, seconds: float, *, passed: bool) -> dict[str, Any]:
+    """For the report: embedding the `ranked` documents took so long; what a candidate that did not pass saved, at the
+    same speed.
+    """
+    others = 0 if passed else documents - ranked
+    return {
+        "passed": passed,
+        "documents_ranked": ranked,
+        "documents": documents,
+        "embeddings_saved": others,
+        "seconds_saved": round(seconds * others / max(ranked, 1), 1),
+    }
