@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,21 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from ..retriever.encoder import TEMPLATE, render
 from ..retriever.errors import InvalidInput
+from ..retriever.model import find_model
+from ..trainer.contenders import contenders
+from ..trainer.evaluate import DECIDES
+from ..trainer.gate import INTERVAL_Z
 from ..trainer.lives import NARROW, WIDE, Differences, World, power, wrong_lives
-from ..trainer.recipe import Promotion
+from ..trainer.recipe import Promotion, Recipe
+from ..trainer.rehearsal import Habits, Lived, Rehearsal
+from ..trainer.snapshot import cluster_of
+from ..trainer.split import draw
+from . import plots
+from .collection import read_beir
+from .demo import demo_collection
+from .settings import Settings
 
 LIVES = 2_000
 DAYS = (365, 730)
@@ -38,10 +50,25 @@ GAINS = {
     "+.015, sd .10, 1,000 queries": World(NARROW, replace(NARROW, mean=0.015)),
     "+.01, sd .10, 500 queries": World(NARROW, replace(NARROW, mean=0.01), blocks=10),
 }
-Rows = Mapping[str, Mapping[str, float]]
+Rows = Mapping[str, Mapping[str, Any]]
+TRAFFIC = (0.0, 0.05)  # shares of evaluation traffic
+OFFERED_NIGHTS = 5
+TEACHING = 0.75  # queries whose cluster draws more than this teach the contenders, and nobody searches them
+HABITS = {
+    "looks at rank r with r^-.5, 20 results, 5 % noise": Habits(shown=20, bias=0.5, noise=0.05),
+    "looks at rank r with 1/r, 10 results, 10 % noise": Habits(),
+}
 
 
-def gate_errors(say: Callable[[str], None]) -> Rows:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a benchmark may use: a BEIR folder (default: the demo's documents), and where to draw."""
+
+    data: Path | None
+    plots: Path | None
+
+
+def gate_errors(say: Callable[[str], None], _given: Given) -> Rows:
     """Share of lives in which the gate ever promoted a model that is not better."""
     rows = {}
     for name, world in WORLDS.items():
@@ -51,7 +78,7 @@ def gate_errors(say: Callable[[str], None]) -> Rows:
     return rows
 
 
-def gate_power(say: Callable[[str], None]) -> Rows:
+def gate_power(say: Callable[[str], None], _given: Given) -> Rows:
     """Share of lives in which a really better model, trained anew until it is followed, was promoted by a night."""
     rows = {}
     for name, world in GAINS.items():
@@ -63,10 +90,56 @@ def gate_power(say: Callable[[str], None]) -> Rows:
     return rows
 
 
-BENCHMARKS: dict[str, Callable[[Callable[[str], None]], Rows]] = {"gate-errors": gate_errors, "gate-power": gate_power}
+def gate_clicks(say: Callable[[str], None], given: Given) -> Rows:
+    """What the whole gate makes of models of known quality within five nights of 4,000 searches."""
+    collection = demo_collection() if given.data is None else read_beir(given.data)
+    documents = [render(TEMPLATE, document) for document in collection.documents]
+    row = {document.id: number for number, document in enumerate(collection.documents)}
+    asked = list({question.text: question for question in collection.questions}.values())
+    right = [frozenset(row[id_] for id_ in question.right) for question in asked]
+    draws = [draw(cluster_of(question.text)) for question in asked]
+    pairs = [(q, d) for q, number in enumerate(draws) if number >= TEACHING for d in sorted(right[q])]
+    searched = [q for q, number in enumerate(draws) if number < TEACHING]
+    queries = [question.text for question in asked]
+    model = find_model(Settings.model_fields["model"].default)
+    champion, *others = [
+        replace(contender, queries=contender.queries[searched])
+        for contender in contenders(model, documents, queries, pairs, say)
+    ]
+    rows: dict[str, dict[str, Any]] = {}
+    people = [queries[q] for q in searched], [right[q] for q in searched]
+    for which, (habit, habits) in enumerate(HABITS.items()):
+        stage = Rehearsal(len(documents), *people, champion, Recipe(), habits, seed=1)
+        for traffic in TRAFFIC:
+            lives = []
+            for other in others:
+                say(f"{other.name}, {traffic:.0%} evaluation traffic, {habit}")
+                lives.append(stage.live(other, OFFERED_NIGHTS, traffic))
+            if given.plots is not None:
+                path = given.plots / f"gate-clicks-{which + 1}-{'with' if traffic else 'without'}-traffic.svg"
+                path.write_text(plots.estimates([_point(life) for life in lives], DECIDES), encoding="utf-8")
+            column = f"{habit}; {traffic:.0%} traffic"
+            for life in sorted(lives, key=lambda life: life.true):
+                found = life.estimates[-1]
+                fate = "not promoted" if life.night is None else f"night {life.night}"
+                cells = rows.setdefault(life.name, {"true": f"{life.true:+.3f}"})
+                cells[column] = f"{found.mean:+.3f} ± {found.error:.3f}, {fate}"
+    return rows
 
 
-def bench(names: list[str], json: Path | None) -> None:
+def _point(life: Lived) -> tuple[float, float, float, bool]:
+    found = life.estimates[-1]
+    return life.true, found.mean, INTERVAL_Z * found.error, life.night is not None
+
+
+BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
+    "gate-errors": gate_errors,
+    "gate-power": gate_power,
+    "gate-clicks": gate_clicks,
+}
+
+
+def bench(names: list[str], json: Path | None, given: Given) -> None:
     """Runs and prints the benchmarks of these names, or all. Raises InvalidInput for an unknown name."""
     console = Console(stderr=True)
     for name in names:
@@ -76,7 +149,7 @@ def bench(names: list[str], json: Path | None) -> None:
     for name in names or list(BENCHMARKS):
         run, started = BENCHMARKS[name], time.monotonic()
         with console.status(name) as status:
-            results[name] = run(lambda what, name=name, status=status: status.update(f"{name}: {what}"))  # type: ignore[misc]
+            results[name] = run(lambda what, name=name, status=status: status.update(f"{name}: {what}"), given)  # type: ignore[misc]
         _print(name, str(run.__doc__), results[name])
         console.print(f"{name}: {time.monotonic() - started:.0f} s")
     if json is not None:
@@ -89,5 +162,5 @@ def _print(name: str, about: str, rows: Rows) -> None:
     for column in next(iter(rows.values())):
         table.add_column(column, justify="right")
     for label, values in rows.items():
-        table.add_row(label, *(f"{value:.2%}" for value in values.values()))
+        table.add_row(label, *(f"{value:.2%}" if isinstance(value, float) else value for value in values.values()))
     Console().print(table)

@@ -194,12 +194,15 @@ def rollback(
 @app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="default: all")] = None,
+    data: Annotated[Path | None, typer.Option(help="a BEIR folder; default: the demo's documents")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    plots: Annotated[Path | None, typer.Option(help="write drawings into this folder")] = None,
 ) -> None:
     """The project's benchmarks."""
+    from .bench import Given
     from .bench import bench as run
 
-    run(names or [], json)
+    run(names or [], json, Given(data, plots))
 
 
 @audit_app.command("verify")

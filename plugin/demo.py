@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from rich.table import Table
 from ..retriever.errors import ClickLoopError
 from ..retriever.types import Document
 from ..trainer.people import People
+from .collection import Collection, Question
 from .ingest import index
 from .loop import ClickLoop
 from .progress import Steps
@@ -46,14 +46,6 @@ EPOCHS = 2  # a third gains nothing here and takes a minute
 CLIENTS = 6
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10}
 Show = Callable[[str, float, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A query in a newcomer's words and the documents that answer it."""
-
-    text: str
-    right: frozenset[str]
 
 
 def questions(known: frozenset[str]) -> tuple[list[Question], list[Question]]:
@@ -76,6 +68,13 @@ def questions(known: frozenset[str]) -> tuple[list[Question], list[Question]]:
             target = unseen if text.startswith("? ") else searched
             target.append(Question(text.removeprefix("? "), right))
     return searched, unseen
+
+
+def demo_collection() -> Collection:
+    """The standard library's documentation with all questions."""
+    found = [Document(item["id"], item["title"], item["text"]) for item in documents()]
+    searched, unseen = questions(frozenset(document.id for document in found))
+    return Collection(found, [*searched, *unseen])
 
 
 def demo(nights: int, data_dir: Path) -> int:

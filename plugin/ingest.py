@@ -96,7 +96,7 @@ def _batches(file: str, problems: Problems) -> Iterator[tuple[list[Document], fl
             if not line.strip():
                 continue
             try:
-                document = _document(line)
+                document = parse_document(line)
                 if (first := seen.setdefault(document.id, number)) != number:
                     raise InvalidInput("_id", document.id, f"line {first} has it already")
             except ClickLoopError as error:
@@ -134,7 +134,8 @@ def _readable(lines: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
         problems.damage = str(error)
 
 
-def _document(line: bytes) -> Document:
+def parse_document(line: bytes) -> Document:
+    """Of a line {"_id" or "id", "title", "text", …}; other fields are payload. Raises InvalidInput."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:

@@ -56,6 +56,27 @@ def interval(estimate: float, low: float, high: float, metric: str) -> Markup:
     return _svg(draw, f"estimated change of {metric}", (6, 1.2))
 
 
+def estimates(points: Sequence[tuple[float, float, float, bool]], metric: str) -> Markup:
+    """True against estimated gain: (true, estimate, its 95 % half-width, whether it was promoted) a model."""
+
+    def draw(axes: "Axes") -> None:
+        true = [point[0] for point in points]
+        axes.plot([min(true), max(true)], [min(true), max(true)], color=QUIET, linewidth=0.8)
+        axes.axhline(0, color=QUIET, linewidth=0.5)
+        axes.axvline(0, color=QUIET, linewidth=0.5)
+        for colour, chosen in ((GAIN, True), (LOSS, False)):
+            some = [point[:3] for point in points if point[3] == chosen]
+            label = "promoted" if chosen else "not promoted"
+            if some:
+                x, y, error = zip(*some, strict=True)
+                axes.errorbar(x, y, error, fmt="o", markersize=4, linewidth=0.8, color=colour, label=label)
+        axes.set_xlabel(f"true change of {metric}")
+        axes.set_ylabel("estimated from clicks")
+        axes.legend(frameon=False)
+
+    return _svg(draw, f"true and estimated change of {metric}", (6, 4))
+
+
 def _svg(draw: Callable[["Axes"], None], title: str, size: tuple[float, float]) -> Markup:
     import matplotlib as mpl
     from matplotlib.figure import Figure

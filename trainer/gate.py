@@ -17,7 +17,7 @@ from scipy.special import log_ndtr, logsumexp
 
 from .recipe import Promotion
 
-SCREEN_Z = 0.5  # on the development split; candidates below are not worth a look
+SCREEN_Z = 0.0  # on the development split, which is small: a candidate that does not even gain there gets no look
 INTERVAL_Z = 1.96  # two-sided 95 %
 HOPELESS_Z = 1.645  # a challenger is dropped when so many standard errors above its mean no worthwhile gain is left
 FIRST_LOOKS = 7

@@ -61,7 +61,7 @@ NARROW = Differences(changed=0.17, reach=0.42)
 class World:
     """Candidates like `null`, and on a share `better_nights` of the nights like `better`.
 
-    `blocks` of 50 units judge a candidate, half as many (10 at least) are its development split. A share `reused` of
+    `blocks` of 50 units judge a candidate, a third as many (3 at least) are its development split. A share `reused` of
     them judged last night too, and in a share `kept` of these the next candidate differs as the last did. `people`
     tell their preference about a challenger every night: a fifth each for and against it, the others have none.
     """
@@ -154,7 +154,7 @@ class Life:
             same = again & (self._random.random(world.blocks) < world.kept)
             blocks[same] = self._last[same]
         self._last = blocks
-        early = bank.draw(self._random, max(world.blocks // 2, 10))
+        early = bank.draw(self._random, max(world.blocks // 3, 3))
         return bank.sample(blocks), bank.sample(early)
 
 

@@ -34,7 +34,7 @@ from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
 from .screen import saving, screening_rows
 from .snapshot import Bounds, bounds_now
-from .split import held_out
+from .split import untaught
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
@@ -253,7 +253,7 @@ class Night:
         contest = Contest(corpus, champion, challenger)
         results: list[Result] = []
         if followed.judged_by != run.id:
-            followed, results = self._hear(run, followed, lessons, contest)
+            followed, results = self._hear(run, followed, release, lessons, contest)
         decision = self._with_guards(run, contest, follow(followed.state, self._recipe.promotion))
         self._runs.detail(run.id, challenger=_challenger_json(followed, decision))
         if decision.outcome == "rejected":
@@ -280,21 +280,24 @@ class Night:
             return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
         return replace(decision, reasons=(*decision.reasons, f"all {len(found)} guards hold"))
 
-    def _hear(self, run: Run, followed: Followed, lessons: Lessons, contest: Contest) -> tuple[Followed, list[Result]]:
+    def _hear(
+        self, run: Run, followed: Followed, release: Release, lessons: Lessons, contest: Contest
+    ) -> tuple[Followed, list[Result]]:
         """What arrived since the challenger's last night, of queries and people that did not count before."""
         assert run.log_seq is not None
-        later = lessons.log.filter(pl.col("search") > followed.log_seq)
-        results = contest.results(held_out(later, self._recipe.split), lessons.clicks, lessons.wordings)
-        liked = preferences(later, followed.release_id)
+        later = pl.col("search") > followed.log_seq
+        heard = untaught(lessons.log, release.lineage["log_seq"], self._recipe.split).filter(later)
+        results = contest.results(heard, lessons.clicks, lessons.wordings)
+        liked = preferences(lessons.log.filter(later), followed.release_id)
         units = {_query(result) for result in results} | {_person(person) for person in liked}
         fresh = self._challengers.fresh(followed.run_id, units)
         results = [result for result in results if _query(result) in fresh]
         people = Sample.bounded([value for person, value in liked.items() if _person(person) in fresh])
         before = followed.state
         state = Challenger(before.k, before.nights + 1, before.queries + _sample(results), before.people + people)
-        heard = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
-        self._challengers.keep(heard, lessons.champion, fresh)
-        return heard, results
+        now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
+        self._challengers.keep(now, lessons.champion, fresh)
+        return now, results
 
     def _challenge(
         self,

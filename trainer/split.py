@@ -42,10 +42,15 @@ def split(log: pl.DataFrame, first_clusters: pl.DataFrame, shares: Split) -> Par
     )
 
 
-def held_out(log: pl.DataFrame, shares: Split) -> pl.DataFrame:
-    """The searches, of whomever, in clusters that no model is ever trained on."""
-    draws = _draws(log["cluster"], "cluster", "draw")
-    return log.join(draws, on="cluster", maintain_order="left").filter(pl.col("draw") < shares.holdout).drop("draw")
+def untaught(log: pl.DataFrame, taught_until: int, shares: Split) -> pl.DataFrame:
+    """Searches later than number `taught_until`, of whomever, that say something new about a model which the earlier
+    ones taught: those of the holdout, and those of clusters that nobody had searched before.
+    """
+    taught = log.filter(pl.col("search") <= taught_until)["cluster"].unique()
+    later = log.filter(pl.col("search") > taught_until)
+    drawn = later.join(_draws(later["cluster"], "cluster", "draw"), on="cluster", maintain_order="left")
+    new = (pl.col("draw") < shares.holdout) | ~pl.col("cluster").is_in(taught.implode())
+    return drawn.filter(new).drop("draw")
 
 
 def draw(cluster: str) -> float:

@@ -108,7 +108,7 @@ def test_few_judged_clusters_spend_no_look() -> None:
     assert judged([]).look == judged([0.5]).look == 0
 
 
-@pytest.mark.parametrize("development", [[], [0.5], [0.0] * 100, spread(0.0, 0.1), spread(0.001, 0.1, 100)])
+@pytest.mark.parametrize("development", [[], [0.5], [0.0] * 100, spread(0.0, 0.1), spread(-0.001, 0.1, 100)])
 def test_a_candidate_that_fails_the_screen_spends_no_look(development: list[float]) -> None:
     found = screen(Sample.of(development))
     assert found is not None

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clickloop.trainer.recipe import Split
-from clickloop.trainer.split import Parts, draw, split
+from clickloop.trainer.split import Parts, draw, split, untaught
 
 PARTS = ("training", "development", "holdout")
 names = st.text(alphabet="abcäß 1-", min_size=1, max_size=4)
@@ -109,3 +109,15 @@ def test_a_name_keeps_its_draw(one: str, other: str) -> None:
 def test_draws_are_those_of_earlier_versions() -> None:
     """Another hash would let last year's judges teach."""
     assert draw("map sort") == 0.6574804009123495
+
+
+def test_a_followed_model_hears_of_held_out_queries_and_of_queries_that_nobody_had_searched() -> None:
+    clusters = [f"cluster {number}" for number in range(200)]
+    log = log_of([(cluster, "early") for cluster in clusters[:100]] + [(cluster, "late") for cluster in clusters])
+    heard = untaught(log, 99, Split())
+    assert heard["search"].min() == 100, "only what came after its lessons"
+    kept = {cluster for cluster in clusters[:100] if draw(cluster) < Split().holdout}
+    assert 0 < len(kept) < 100
+    assert set(heard["cluster"]) == kept | set(clusters[100:])
+    assert untaught(log, len(log), Split()).is_empty()
+    assert heard.schema == log.schema

@@ -1,0 +1,128 @@
+"""Models of known quality, to see what the gate makes of each: checkpoints, blends, and deliberately worse ones."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..retriever.encoder import has_bfloat16, load_model, unit
+from ..retriever.types import Vectors
+from .finetune import finetune
+from .mine import Triplet
+from .recipe import FineTuning
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+TAUGHT = (300, 1000, 2000)  # true pairs
+MISTAUGHT = (300, 1000)  # pairs of a query with any document
+BLENDS = (0.1, 0.25, 0.5, 0.75)  # share of the best of the taught in the cosine
+WORSE_BLENDS = (0.25, 0.5)
+WEIGHT_NOISE = (0.05, 0.1, 0.2, 0.3)  # standard deviations of each weight matrix
+VECTOR_NOISE = (0.3, 0.6)  # length of what is added to vectors of length 1
+CUTS = (2 / 3, 1 / 3, 1 / 6)  # share of the dimensions that is left
+MAX_TOKENS = 96  # of a text are read
+RECIPE = FineTuning(epochs=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model, as its vectors of all documents and all queries (rows of length 1)."""
+
+    name: str
+    documents: Vectors
+    queries: Vectors
+
+
+def contenders(
+    model: str,
+    documents: Sequence[str],
+    queries: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    say: Callable[[str], None],
+) -> Iterator[Contender]:
+    """The model itself first, then what becomes of it. `pairs` are (query, document) of those that may teach."""
+    random = np.random.default_rng(0)
+    shuffled = random.permutation(len(pairs))
+
+    def encoded(name: str, changed: "SentenceTransformer") -> Contender:
+        say(f"encoding: {name}")
+        return Contender(name, _encode(changed, documents), _encode(changed, queries))
+
+    base = encoded("as it is", load_model(model))
+    yield base
+    for count in TAUGHT:
+        chosen = [pairs[i] for i in shuffled[:count]]
+        say(f"teaching {len(chosen)} true pairs")
+        best = encoded(f"taught {len(chosen)} true pairs", _taught(model, documents, queries, chosen, random))
+        yield best
+    for share in BLENDS:
+        yield _blend(f"{share:.0%} of that", base, best, share)
+    for count in MISTAUGHT:
+        wrong = [(pairs[i][0], int(random.integers(len(documents)))) for i in shuffled[:count]]
+        say(f"teaching {len(wrong)} wrong pairs")
+        worst = encoded(f"taught {len(wrong)} wrong pairs", _taught(model, documents, queries, wrong, random))
+        yield worst
+    for share in WORSE_BLENDS:
+        yield _blend(f"{share:.0%} of that", base, worst, share)
+    for size in WEIGHT_NOISE:
+        yield encoded(f"weights with {size:.0%} noise", _shaken(model, size))
+    for size in VECTOR_NOISE:
+        yield Contender(f"vectors with noise {size:g}", _noisy(base.documents, size, random), base.queries)
+    for share in CUTS:
+        left = round(base.documents.shape[1] * share)
+        yield Contender(f"first {left} dimensions", unit(base.documents[:, :left]), unit(base.queries[:, :left]))
+
+
+def _encode(model: "SentenceTransformer", texts: Sequence[str]) -> Vectors:
+    import torch
+
+    model.max_seq_length = min(MAX_TOKENS, int(model.max_seq_length or MAX_TOKENS))
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=has_bfloat16()):
+        vectors = model.encode(list(texts), batch_size=16, show_progress_bar=False)
+    return unit(np.asarray(vectors, dtype=np.float32))
+
+
+def _taught(
+    model: str,
+    documents: Sequence[str],
+    queries: Sequence[str],
+    pairs: Sequence[tuple[int, int]],
+    random: np.random.Generator,
+) -> "SentenceTransformer":
+    lessons = [Triplet(queries[q], documents[d], documents[int(random.integers(len(documents)))]) for q, d in pairs]
+    with tempfile.TemporaryDirectory() as work:
+        tuned, _ = finetune(
+            Path(model), lessons, [], Path(work), RECIPE, prompts={}, seed=0, progress=lambda _share: None
+        )
+    return tuned
+
+
+def _shaken(model: str, size: float) -> "SentenceTransformer":
+    import torch
+
+    shaken = load_model(model)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in shaken.parameters():
+            if weights.dim() > 1:
+                weights.add_(torch.randn(weights.shape, generator=random), alpha=size * float(weights.std()))
+    return shaken
+
+
+def _blend(name: str, first: Contender, second: Contender, share: float) -> Contender:
+    """Cosines are the mean of both, `second` having this share."""
+
+    def joined(one: Vectors, other: Vectors) -> Vectors:
+        both: Vectors = np.hstack([np.sqrt(1 - share) * one, np.sqrt(share) * other]).astype(np.float32)
+        return both
+
+    return Contender(name, joined(first.documents, second.documents), joined(first.queries, second.queries))
+
+
+def _noisy(vectors: Vectors, size: float, random: np.random.Generator) -> Vectors:
+    noise = random.normal(size=vectors.shape).astype(np.float32)
+    return unit(vectors + size * unit(noise))

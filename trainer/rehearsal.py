@@ -1,0 +1,212 @@
+"""The whole gate on simulated clicks: what it makes of models whose true quality is known.
+
+The functions that read, judge and decide at night do so here too, on the log of simulated people who search a real
+corpus; the true relevances only make people click and measure afterwards. Guards are left out: they need no clicks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import ir_measures
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from ir_measures import Qrel, ScoredDoc, nDCG
+
+from ..retriever.interleave import team_draft
+from ..retriever.search import PICK, RANKER, against
+from ..retriever.shadow import ShadowIndex
+from ..retriever.types import Document, Release, StoredDocument, Vectors
+from .challenge import preferences
+from .clicks import count_people, fit
+from .contenders import Contender
+from .contest import Contest, Side
+from .corpus import Corpus
+from .evaluate import DEPTH, Result, evidence
+from .gate import Challenger, Sample, decide, follow, screen, stronger
+from .people import People
+from .recipe import Recipe
+from .snapshot import cluster_of, normalised, wordings
+from .split import split, untaught
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How simulated people search and click; see `People`."""
+
+    searches: int = 4_000  # a night, each by somebody else
+    shown: int = 10
+    bias: float = 1.0
+    noise: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """What became of a model that was offered every night until it was promoted.
+
+    `true` is its gain in nDCG@10 by the true relevances on all queries that people search; `estimates` are what the
+    holdout said of it, one a night; `people` what those preferred who saw its results; `night` when it was promoted.
+    """
+
+    name: str
+    true: float
+    estimates: list[Sample]
+    people: Sample
+    night: int | None
+
+
+class Rehearsal:
+    """A champion and its people. `queries` are what they search, `right` the rows of the documents they look for."""
+
+    def __init__(
+        self,
+        documents: int,
+        queries: Sequence[str],
+        right: Sequence[frozenset[int]],
+        champion: Contender,
+        recipe: Recipe,
+        habits: Habits,
+        seed: int,
+    ) -> None:
+        self.recipe, self.habits, self.seed = recipe, habits, seed
+        self.queries = queries
+        self.right = [frozenset(str(row) for row in rows) for rows in right]
+        keys = np.arange(documents, dtype=np.int64)
+        self.corpus = Corpus(1, [StoredDocument(key, 1, False, Document(str(key))) for key in range(documents)], keys)
+        self.champion = self.side(CHAMPION, champion)
+        self.ranked = self.ranking(champion)
+        self._quality = self._ndcg(self.ranked)
+
+    def live(self, contender: Contender, nights: int, traffic: float) -> Lived:
+        """Offers the model every night. `traffic`: share of the searches that show its results while it is followed."""
+        life = _Life(self, contender, traffic)
+        promoted = next((night for night in range(1, nights + 1) if life.night(night)), None)
+        gain = float(np.mean(self._ndcg(life.ranked) - self._quality))
+        return Lived(contender.name, gain, life.estimates, life.people, promoted)
+
+    def side(self, name: str, contender: Contender) -> Side:
+        release = Release(name, None, contender.documents.shape[1], "{text}", "", "", 512, "", {}, {}, 0.0)
+        return Side(release, contender.documents, _Known(dict(zip(self.queries, contender.queries, strict=True))))
+
+    def ranking(self, contender: Contender) -> list[list[int]]:
+        """Keys of the documents that each query shows, best first."""
+        depth = max(self.habits.shown, DEPTH)
+        found: list[list[int]] = (
+            ShadowIndex(self.corpus.keys, contender.documents).query(contender.queries, depth)[0].tolist()
+        )
+        return found
+
+    def _ndcg(self, ranked: list[list[int]]) -> npt.NDArray[np.float64]:
+        """True nDCG@10 of every query."""
+        qrels = [Qrel(str(query), id_, 1) for query, ids in enumerate(self.right) for id_ in ids]
+        run = [
+            ScoredDoc(str(query), str(key), -float(rank))
+            for query, keys in enumerate(ranked)
+            for rank, key in enumerate(keys[:DEPTH])
+        ]
+        values = {metric.query_id: metric.value for metric in ir_measures.iter_calc([nDCG @ 10], qrels, run)}
+        return np.array([values[str(query)] for query in range(len(ranked))])
+
+
+class _Life:
+    """One model's nights beside the champion, in the order of `Night`."""
+
+    def __init__(self, stage: Rehearsal, contender: Contender, traffic: float) -> None:
+        self._stage, self._traffic = stage, traffic
+        self._contest = Contest(stage.corpus, stage.champion, stage.side(CHALLENGER, contender))
+        self.ranked = stage.ranking(contender)
+        self.estimates: list[Sample] = []
+        self.people = Sample()
+        self._log: list[pl.DataFrame] = []
+        self._looks = 0
+        self._followed: Challenger | None = None
+        self._since = 0  # the last search before it was followed
+        self._counted: set[str] = set()
+
+    def night(self, number: int) -> bool:
+        """Whether this night promotes the model."""
+        self._log.append(self._searches(number))
+        log = pl.concat(self._log)
+        clicks, texts = fit(count_people(log)), wordings(log)
+
+        def results(part: pl.DataFrame) -> list[Result]:
+            return self._contest.results(part, clicks, texts)
+
+        dials = self._stage.recipe.promotion
+        if self._followed is not None:
+            new = untaught(log, self._since, self._stage.recipe.split)
+            heard = results(new.filter(pl.col("search") > number * self._stage.habits.searches))
+            self._hear(self._followed, heard, self._log[-1])
+            outcome = follow(self._followed, dials).outcome
+            if outcome == "promoted":
+                return True
+            if outcome == "rejected":
+                self._followed = None
+        parts = split(log, log.select("person", first_cluster="cluster").unique("person"), self._stage.recipe.split)
+        holdout = results(parts.holdout)
+        self.estimates.append(_sample(holdout))
+        if screen(_sample(results(parts.development))) is not None:
+            return False
+        decision = decide(self.estimates[-1], self._looks, dials)
+        self._looks = max(self._looks, decision.look)
+        if decision.outcome == "not_enough_evidence" and decision.look and stronger(decision.sample, self._followed):
+            self._followed = Challenger(decision.look, 1, decision.sample)
+            self._since = int(log["search"].max())  # type: ignore[arg-type]
+            self._counted = {result.cluster for result in holdout}
+            self.people = Sample()
+        return decision.outcome == "promoted"
+
+    def _hear(self, followed: Challenger, heard: Sequence[Result], tonight: pl.DataFrame) -> None:
+        fresh = [result for result in heard if result.cluster not in self._counted]
+        self._counted |= {result.cluster for result in fresh}
+        self.people += Sample.bounded(list(preferences(tonight, CHALLENGER).values()))
+        queries = followed.queries + _sample(fresh)
+        self._followed = Challenger(followed.k, followed.nights + 1, queries, self.people)
+
+    def _searches(self, night: int) -> pl.DataFrame:
+        """Impressions of one night, as `read_log` gives them; some lists are drafted while the model is followed."""
+        stage, habits = self._stage, self._stage.habits
+        people = People(seed=stage.seed * 1000 + night, bias=habits.bias, noise=habits.noise)
+        chance = Random(stage.seed * 1000 + night)
+        rows = []
+        for number, query in enumerate(people.queries(habits.searches, len(stage.queries)), 1):
+            ours = [str(key) for key in stage.ranked[query][: habits.shown]]
+            picks = [(id_, RANKER) for id_ in ours]
+            if self._followed is not None and chance.random() < self._traffic:
+                theirs = [str(key) for key in self.ranked[query][: habits.shown]]
+                drafted = team_draft(ours, theirs, habits.shown, chance)
+                picks = [(id_, CHALLENGER if second else against(CHALLENGER)) for id_, second in drafted]
+            clicked = set(people.clicks([id_ for id_, _ in picks], stage.right[query]))
+            search, text = night * habits.searches + number, stage.queries[query]
+            for rank, (id_, ranker) in enumerate(picks, 1):
+                rows.append((search, text, id_, rank, ranker, 1.0 if ranker == RANKER else PICK, rank in clicked))
+        columns = ["search", "text", "document_id", "rank", "ranker", "propensity", "clicked"]
+        frame = pl.DataFrame(rows, schema=columns, orient="row")
+        texts = frame.select(pl.col("text").unique())
+        named = texts.with_columns(
+            query=pl.Series([normalised(text) for text in texts["text"]]),
+            cluster=pl.Series([cluster_of(text) for text in texts["text"]]),
+        )
+        joined = frame.join(named, on="text", maintain_order="left")
+        return joined.with_columns(person=pl.col("search").cast(pl.String), release=pl.lit(CHAMPION))
+
+
+class _Known:
+    """An encoder of queries that were encoded before."""
+
+    def __init__(self, vectors: dict[str, Vectors]) -> None:
+        self._vectors = vectors
+
+    def query(self, text: str) -> Vectors:
+        return self._vectors[text]
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        raise NotImplementedError
+
+
+def _sample(results: Sequence[Result]) -> Sample:
+    return Sample.of(evidence(results).values)
