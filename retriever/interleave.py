@@ -11,20 +11,32 @@ from typing import TypeVar
 T = TypeVar("T", bound=Hashable)
 
 
-def team_draft(first: Sequence[T], second: Sequence[T], k: int, random: Random) -> list[tuple[T, bool]]:
-    """At most `k` items without repetition; True marks those that `second` gave.
+def team_draft(first: Sequence[T], second: Sequence[T], k: int, random: Random) -> list[tuple[T, bool | None]]:
+    """At most `k` items without repetition; True marks those that `second` gave, False those of `first`.
 
-    Round by round, chance says which ranking picks first; each picks its best item that is not yet in the list.
+    Round by round, chance says which ranking picks first; each picks its best item that is not yet in the list. Where
+    both would begin a round with the same item it is nobody's (None): a click on it would be a vote by chance, and
+    equal beginnings get most of the clicks.
     """
-    drafted: list[tuple[T, bool]] = []
+    rankings, places = (first, second), [0, 0]
+    drafted: list[tuple[T, bool | None]] = []
     taken: set[T] = set()
-    rankings = iter(first), iter(second)
-    while True:
-        before = len(drafted)
-        for team in random.sample((0, 1), 2):
-            item = next((item for item in rankings[team] if item not in taken), None)
-            if item is not None:
-                taken.add(item)
-                drafted.append((item, bool(team)))
-        if len(drafted) == before or len(drafted) >= k:
-            return drafted[:k]
+
+    def best(team: int) -> T | None:
+        ranking = rankings[team]
+        while places[team] < len(ranking) and ranking[places[team]] in taken:
+            places[team] += 1
+        return ranking[places[team]] if places[team] < len(ranking) else None
+
+    def take(item: T | None, team: bool | None) -> None:
+        if item is not None:
+            taken.add(item)
+            drafted.append((item, team))
+
+    while len(drafted) < k and (best(0), best(1)) != (None, None):
+        if best(0) == best(1):
+            take(best(0), None)
+        else:
+            for team in random.sample((0, 1), 2):
+                take(best(team), bool(team))
+    return drafted[:k]

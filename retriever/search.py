@@ -181,7 +181,7 @@ class Searcher:
             return ranked, [RANKER] * len(ranked)
         found = {d.id: (d, score) for d, score in [*other, *ranked]}
         picks = team_draft([d.id for d, _ in ranked], [d.id for d, _ in other], k, self._random)
-        return [found[id_] for id_, _ in picks], [release if theirs else against(release) for _, theirs in picks]
+        return [found[id_] for id_, _ in picks], [ranker_of(team, release) for _, team in picks]
 
     def _nearest(self, build: OpenBuild, query: str, k: int, filter: Filter | None) -> Ranked:
         """Documents deleted since the index was written are left out and the next ones move up."""
@@ -194,6 +194,13 @@ class Searcher:
             if len(alive) >= k or len(neighbours) < limit:
                 return alive[:k]
             limit *= 2
+
+
+def ranker_of(team: bool | None, challenger_id: str) -> str:
+    """Who gave a drafted result: the challenger (True), the champion (False), or both alike."""
+    if team is None:
+        return RANKER
+    return challenger_id if team else against(challenger_id)
 
 
 def against(release_id: str) -> str:

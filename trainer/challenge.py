@@ -88,9 +88,9 @@ class Challengers:
             drop_challenger(connection)
 
 
-def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, float]:
-    """For every person who saw lists drafted from the champion and this release the mean over those lists of 1, −1 or
-    0: whose results they clicked more, the release's or the champion's.
+def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, int]:
+    """The vote of every person who saw the champion and this release differ: 1 for the release, −1 for the champion, 0
+    for neither. In each list counts whose results they clicked more, and then in how many lists they preferred which.
     """
     theirs, ours = pl.col("ranker") == against(release_id), pl.col("ranker") == release_id
     lists = (
@@ -98,12 +98,12 @@ def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, float]:
         .group_by("search", "person", maintain_order=True)
         .agg(lead=(pl.col("clicked") & ours).sum().cast(pl.Int64) - (pl.col("clicked") & theirs).sum().cast(pl.Int64))
     )
-    people = lists.group_by("person", maintain_order=True).agg(preference=pl.col("lead").sign().mean())
+    people = lists.group_by("person", maintain_order=True).agg(vote=pl.col("lead").sign().sum().sign())
     return dict(people.rows())
 
 
 def _sample(stored: Mapping[str, Any]) -> Sample:
-    return Sample(**{**stored, "growth": tuple(stored["growth"])})
+    return Sample(**stored)
 
 
 def _hash(unit: str) -> str:

@@ -24,8 +24,9 @@ CHOSEN = 0.5  # posterior relevance from which a document counts as what people 
 class Judged:
     """A query that judges searched.
 
-    `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances; `chosen`:
-    documents that are probably relevant, with that probability.
+    `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
+    because whoever asks looks for something, shown or not; `chosen`: documents that are probably relevant, with that
+    probability.
     """
 
     query: str
@@ -76,7 +77,7 @@ def judged_queries(
                 query=str(query),
                 cluster=clusters[str(query)],
                 gains=dict(zip(group["document_id"], group["gain"], strict=True)),
-                ideal=_dcg(sorted(relevance.values(), reverse=True)[:DEPTH]),
+                ideal=max(1.0, _dcg(sorted(relevance.values(), reverse=True)[:DEPTH])),
                 chosen={document_id: value for document_id, value in relevance.items() if value >= CHOSEN},
             )
         )

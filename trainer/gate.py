@@ -10,10 +10,10 @@ between nights, candidates and reused queries, and however the challenger was pi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import log_ndtr
+from scipy.stats import binom
 
 from .recipe import Promotion
 
@@ -25,23 +25,18 @@ FIRST_LOOKS_BONUS = 2e-4
 FIRST_BUDGET, FOLLOW_BUDGET = 0.036, 0.012
 PACE = 150  # of k; how slowly both budgets are spent
 CHALLENGER_NIGHTS = 28  # its own first one included
-BETS = (0.05, 0.12, 0.25, 0.4, 0.6, 0.8, 0.95)
 _HARMONIC = sum(1 / night for night in range(2, CHALLENGER_NIGHTS + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Differences, candidate minus champion, of independent units, as sums: samples of different units add up.
-
-    `growth` is only there for differences within [−1, 1]: for each of BETS the logarithm of ∏ (1 + bet · difference).
-    """
+    """Differences, candidate minus champion, of independent units, as sums: samples of different units add up."""
 
     n: int = 0
     total: float = 0.0
     squares: float = 0.0
     cubes: float = 0.0
     largest: float = 0.0  # absolute difference
-    growth: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, differences: Sequence[float]) -> "Sample":
@@ -52,15 +47,6 @@ class Sample:
         total, second, third = float(values.sum()), float(squares.sum()), float((squares * values).sum())
         return cls(len(values), total, second, third, float(np.abs(values).max()))
 
-    @classmethod
-    def bounded(cls, differences: Sequence[float]) -> "Sample":
-        """Of differences within [−1, 1]. Raises ValueError for others."""
-        values = np.asarray(differences, dtype=np.float64)
-        if (np.abs(values) > 1).any():
-            raise ValueError(f"differences: {np.abs(values).max()} is not within [-1, 1]")
-        growth = np.log1p(np.outer(BETS, values)).sum(axis=1)
-        return replace(cls.of(differences), growth=tuple(growth.tolist()))
-
     def __add__(self, other: "Sample") -> "Sample":
         return Sample(
             self.n + other.n,
@@ -68,7 +54,6 @@ class Sample:
             self.squares + other.squares,
             self.cubes + other.cubes,
             max(self.largest, other.largest),
-            tuple(a + b for a, b in zip_longest(self.growth, other.growth, fillvalue=0.0)),
         )
 
     @property
@@ -123,13 +108,12 @@ class Sample:
         return math.exp(min(log_p, 0.0))
 
     @property
-    def betting_p_value(self) -> float:
-        """One-sided and exact for differences within [−1, 1], at whatever moment one looks: 1/E, where E is the mean
-        over BETS of ∏ (1 + bet · difference), the wealth of gamblers who bet on gains (Waudby-Smith, Ramdas 2024).
+    def votes_p_value(self) -> float:
+        """One-sided and exact for differences of −1, 0 and 1, which vote for the champion, for none, for the candidate:
+        the sign test. 0s say nothing.
         """
-        if not self.growth:
-            return 1.0
-        return math.exp(min(math.log(len(self.growth)) - float(logsumexp(self.growth)), 0.0))
+        votes, lead = round(self.squares), round(self.total)
+        return float(binom.sf((votes + lead) // 2 - 1, votes, 0.5))
 
     def _central_squares(self) -> float:
         return self.squares - self.total**2 / self.n
@@ -139,8 +123,8 @@ class Sample:
 class Challenger:
     """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
 
-    `k` is the number of its look, `nights` how many nights it has been judged on, its own first one included. What
-    people prefer is within [−1, 1].
+    `k` is the number of its look, `nights` how many nights it has been judged on, its own first one included. `people`
+    are votes: 1 for the challenger, −1 for the champion, 0 for neither.
     """
 
     k: int
@@ -174,13 +158,8 @@ def follow_level(k: int) -> float:
     return FOLLOW_BUDGET * _pace(k)
 
 
-def people_level(k: int) -> float:
-    """The half of b_k that people's preferences may spend, once for all nights: their p-value holds at any moment."""
-    return follow_level(k) / 2
-
-
-def queries_level(k: int, night: int) -> float:
-    """The part of the other half that queries may spend on night 2 to 28 of candidate k: early nights get more."""
+def night_level(k: int, night: int) -> float:
+    """What queries, and as much again people, may spend on night 2 to 28 of candidate k: early nights get more."""
     return follow_level(k) / 2 / (night * _HARMONIC)
 
 
@@ -214,18 +193,19 @@ def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
 def follow(challenger: Challenger, dials: Promotion) -> Decision:
     """On the challenger after one more night. Promoted by either kind of evidence unless the other contradicts."""
     k, nights = challenger.k, challenger.nights
+    level = night_level(k, nights)
     queries, people = challenger.queries, challenger.people
     facts = (
         f"after {nights} nights the challenger (look {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} query "
-        f"clusters: p = {queries.p_value:.2g}, allowed {queries_level(k, nights):.2g}",
-        f"of {people.n} people who saw both, preference {_interval(people)}: p = {people.betting_p_value:.2g}, allowed "
-        f"{people_level(k):.2g}"
+        f"clusters: p = {queries.p_value:.2g}, allowed {level:.2g}",
+        f"{people.n} people saw both where they differ, and prefer it by {_interval(people)} votes: "
+        f"p = {people.votes_p_value:.2g}, allowed {level:.2g}"
         if people.n > 1
         else "hardly anybody's preference is known",
     )
-    by_queries = Decision("", (), queries, k, queries_level(k, nights), queries.p_value)
-    by_people = Decision("", (), people, k, people_level(k), people.betting_p_value)
-    found = min(by_queries, by_people, key=lambda one: one.p_value / one.level)
+    by_queries = Decision("", (), queries, k, level, queries.p_value)
+    by_people = Decision("", (), people, k, level, people.votes_p_value)
+    found = min(by_queries, by_people, key=lambda one: one.p_value)
 
     def answer(outcome: str, reason: str) -> Decision:
         return replace(found, outcome=outcome, reasons=(*facts, reason))
@@ -249,8 +229,6 @@ def stronger(candidate: Sample, challenger: Challenger | None) -> bool:
 
 
 def _outcome(found: Sample, p: float, level: float, min_effect: float) -> tuple[str, str]:
-    if found.mean <= 0:
-        return "rejected", "it is not better"
     if found.high < min_effect:
         return "rejected", f"a gain of {min_effect:g} can be ruled out"
     if p > level:

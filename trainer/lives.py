@@ -138,7 +138,7 @@ class Life:
         people = challenger.people
         if self._world.people:
             opinions = self._random.choice((-1.0, 0.0, 1.0), p=(0.2, 0.6, 0.2), size=self._world.people)
-            people = people + Sample.bounded(opinions.tolist())
+            people = people + Sample.of(opinions.tolist())
         challenger = Challenger(challenger.k, challenger.nights + 1, queries, people)
         outcome = follow(challenger, self._dials).outcome
         really = self.follows_better

@@ -292,7 +292,7 @@ class Night:
         units = {_query(result) for result in results} | {_person(person) for person in liked}
         fresh = self._challengers.fresh(followed.run_id, units)
         results = [result for result in results if _query(result) in fresh]
-        people = Sample.bounded([value for person, value in liked.items() if _person(person) in fresh])
+        people = Sample.of([value for person, value in liked.items() if _person(person) in fresh])
         before = followed.state
         state = Challenger(before.k, before.nights + 1, before.queries + _sample(results), before.people + people)
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)

@@ -15,7 +15,7 @@ import polars as pl
 from ir_measures import Qrel, ScoredDoc, nDCG
 
 from ..retriever.interleave import team_draft
-from ..retriever.search import PICK, RANKER, against
+from ..retriever.search import PICK, RANKER, ranker_of
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Document, Release, StoredDocument, Vectors
 from .challenge import preferences
@@ -163,7 +163,7 @@ class _Life:
     def _hear(self, followed: Challenger, heard: Sequence[Result], tonight: pl.DataFrame) -> None:
         fresh = [result for result in heard if result.cluster not in self._counted]
         self._counted |= {result.cluster for result in fresh}
-        self.people += Sample.bounded(list(preferences(tonight, CHALLENGER).values()))
+        self.people += Sample.of(list(preferences(tonight, CHALLENGER).values()))
         queries = followed.queries + _sample(fresh)
         self._followed = Challenger(followed.k, followed.nights + 1, queries, self.people)
 
@@ -175,14 +175,14 @@ class _Life:
         rows = []
         for number, query in enumerate(people.queries(habits.searches, len(stage.queries)), 1):
             ours = [str(key) for key in stage.ranked[query][: habits.shown]]
-            picks = [(id_, RANKER) for id_ in ours]
+            rankers = [RANKER] * len(ours)
             if self._followed is not None and chance.random() < self._traffic:
                 theirs = [str(key) for key in self.ranked[query][: habits.shown]]
-                drafted = team_draft(ours, theirs, habits.shown, chance)
-                picks = [(id_, CHALLENGER if second else against(CHALLENGER)) for id_, second in drafted]
-            clicked = set(people.clicks([id_ for id_, _ in picks], stage.right[query]))
+                picks = team_draft(ours, theirs, habits.shown, chance)
+                ours, rankers = [id_ for id_, _ in picks], [ranker_of(team, CHALLENGER) for _, team in picks]
+            clicked = set(people.clicks(ours, stage.right[query]))
             search, text = night * habits.searches + number, stage.queries[query]
-            for rank, (id_, ranker) in enumerate(picks, 1):
+            for rank, (id_, ranker) in enumerate(zip(ours, rankers, strict=True), 1):
                 rows.append((search, text, id_, rank, ranker, 1.0 if ranker == RANKER else PICK, rank in clicked))
         columns = ["search", "text", "document_id", "rank", "ranker", "propensity", "clicked"]
         frame = pl.DataFrame(rows, schema=columns, orient="row")

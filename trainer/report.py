@@ -47,14 +47,13 @@ def write_evidence(folder: Path, results: Sequence[Result], decision: Decision) 
 
 
 def estimate_json(found: Sample) -> dict[str, float | None]:
-    """The mean of a sample with its 95 % interval and guarded p-value; null where too few units say anything."""
+    """The mean of a sample with its 95 % interval; null where too few units say anything."""
     known = found.n > 1
     return {
         "n": found.n,
         "mean": found.mean,
         "low": found.low if known else None,
         "high": found.high if known else None,
-        "p_value": found.betting_p_value if found.growth else found.p_value,
     }
 
 

@@ -79,8 +79,8 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
         rankers = Counter(connection.scalars(select(shown.c.ranker).where(shown.c.propensity < 1)))
         looks_before = connection.scalar(select(func.count()).select_from(looks))
     ours, theirs = rankers[wanted.release_id], rankers[against(wanted.release_id)]
-    assert ours + theirs == 6 * PEOPLE
-    assert ours == theirs, "six results: each team picks three"
+    assert PEOPLE < ours + theirs <= 6 * PEOPLE, "what both find best is nobody's"
+    assert abs(ours - theirs) <= PEOPLE, "both pick once a round"
 
     outcome = one_night(loop)
     assert outcome.startswith("promoted"), outcome

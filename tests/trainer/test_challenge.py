@@ -33,7 +33,7 @@ def challengers(database: Database) -> Challengers:
 
 
 def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
-    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Sample.bounded([1.0, 0.0]))
+    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Sample.of([1.0, 0.0]))
     return Followed(run_id, MODEL, build_id, "run-2", 70, state)
 
 
@@ -53,15 +53,15 @@ def shown(*lists: tuple[str, str]) -> pl.DataFrame:
 
 @pytest.mark.parametrize(
     ("results", "preference"),
-    [("+!-+-", 1.0), ("+-!+-", -1.0), ("+!-!+-", 0.0), ("+-+-", 0.0), ("+!-!+!-", 1.0), ("-!", -1.0), ("+!", 1.0)],
+    [("+!-+-", 1), ("+-!+-", -1), ("+!-!+-", 0), ("+-+-", 0), ("+!-!+!-", 1), ("-!", -1), (".!+!", 1), (".!+-", 0)],
 )
-def test_a_person_prefers_whose_results_they_clicked_more(results: str, preference: float) -> None:
+def test_a_person_prefers_whose_results_they_clicked_more(results: str, preference: int) -> None:
     assert preferences(shown(("ann", results)), MODEL) == {"ann": preference}
 
 
 def test_a_person_counts_once_however_often_they_search() -> None:
     log = shown(("ann", "+!-"), ("ann", "+-!"), ("ann", "-+!"), ("ann", "+-"), ("bob", "+-!"))
-    assert preferences(log, MODEL) == {"ann": 0.25, "bob": -1.0}
+    assert preferences(log, MODEL) == {"ann": 1, "bob": -1}
 
 
 def test_lists_of_the_champion_alone_and_of_other_challengers_say_nothing() -> None:
