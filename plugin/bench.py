@@ -145,6 +145,9 @@ def bench(names: list[str], json: Path | None, given: Given) -> None:
     for name in names:
         if name not in BENCHMARKS:
             raise InvalidInput("NAME", name, f"use some of {', '.join(BENCHMARKS)}, or none for all")
+    for folder in (given.plots, None if json is None else json.parent):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for name in names or list(BENCHMARKS):
         run, started = BENCHMARKS[name], time.monotonic()

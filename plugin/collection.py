@@ -33,7 +33,7 @@ def read_beir(folder: Path) -> Collection:
 
     Raises InvalidInput with file and line.
     """
-    documents = [parse_document(line) for _, line in _lines(folder / "corpus.jsonl")]
+    documents = [_document(where, line) for where, line in _lines(folder / "corpus.jsonl")]
     texts = dict(_query(where, line) for where, line in _lines(folder / "queries.jsonl"))
     known = {document.id for document in documents}
     right: dict[str, set[str]] = {}
@@ -54,6 +54,13 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
             yield from ((f"{path}, line {number}", line) for number, line in enumerate(file, 1) if line.strip())
     except OSError as error:
         raise InvalidInput("--data", str(path), f"it cannot be read ({error.strerror}); name a BEIR folder") from None
+
+
+def _document(where: str, line: bytes) -> Document:
+    try:
+        return parse_document(line)
+    except InvalidInput as error:
+        raise InvalidInput(where, line.decode(errors="replace").strip(), str(error)) from None
 
 
 def _query(where: str, line: bytes) -> tuple[str, str]:

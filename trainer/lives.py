@@ -97,6 +97,36 @@ class Bank:
         return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest)
 
 
+class Course:
+    """The looks of a service and its challenger, in the order in which a night treats them."""
+
+    def __init__(self, dials: Promotion) -> None:
+        self._dials = dials
+        self._looks = 0
+        self.challenger: Challenger | None = None
+
+    def hear(self, queries: Sample, people: Sample) -> bool:
+        """One more night of the challenger with what is fresh. Whether it is promoted; it may also end."""
+        assert self.challenger is not None
+        before = self.challenger
+        heard = Challenger(before.k, before.nights + 1, before.queries + queries, before.people + people)
+        outcome = follow(heard, self._dials).outcome
+        self.challenger = heard if outcome == "not_enough_evidence" else None
+        return outcome == "promoted"
+
+    def offer(self, development: Sample, holdout: Sample) -> bool:
+        """A new candidate. Whether it is promoted; it may also become the challenger."""
+        if screen(development) is not None:
+            return False
+        decision = decide(holdout, self._looks, self._dials)
+        self._looks = max(self._looks, decision.look)
+        if decision.outcome == "not_enough_evidence" and decision.look and stronger(holdout, self.challenger):
+            self.challenger = Challenger(decision.look, 1, holdout)
+        if decision.outcome == "promoted":
+            self.challenger = None
+        return decision.outcome == "promoted"
+
+
 @dataclass(frozen=True, slots=True)
 class Promoted:
     night: int
@@ -107,44 +137,32 @@ class Life:
     """One service's nights. `banks`: of candidates that are not better and of those that are."""
 
     def __init__(self, world: World, banks: tuple[Bank, Bank], random: np.random.Generator, dials: Promotion) -> None:
-        self._world, self._banks, self._random, self._dials = world, banks, random, dials
-        self._looks = 0
-        self._challenger: Challenger | None = None
+        self._world, self._banks, self._random = world, banks, random
+        self._course = Course(dials)
         self.follows_better = False  # the challenger is really better
         self._fresh = round(world.blocks * (1 - world.reused))
         self._last = banks[0].draw(random, world.blocks)
 
     def night(self, better: bool) -> bool | None:
         """Whether what was promoted is really better; None when nothing was promoted."""
-        if self._challenger is not None:
-            found = self._follow(self._challenger)
-            if found is not None:
-                return found
+        course, really = self._course, self.follows_better
+        if course.challenger is not None:
+            bank = self._banks[really]
+            promoted = course.hear(bank.sample(bank.draw(self._random, self._fresh)), self._votes())
+            self.follows_better = really and course.challenger is not None
+            if promoted:
+                return really
+        before = course.challenger
         holdout, development = self._measure(better)
-        if screen(development) is not None:
-            return None
-        decision = decide(holdout, self._looks, self._dials)
-        self._looks = max(self._looks, decision.look)
-        if decision.outcome == "promoted":
-            self._challenger = None
-            return better
-        if decision.outcome == "not_enough_evidence" and decision.look and stronger(holdout, self._challenger):
-            self._challenger, self.follows_better = Challenger(decision.look, 1, holdout), better
-        return None
+        promoted = course.offer(development, holdout)
+        if course.challenger is not before:
+            self.follows_better = better and not promoted
+        return better if promoted else None
 
-    def _follow(self, challenger: Challenger) -> bool | None:
-        bank = self._banks[self.follows_better]
-        queries = challenger.queries + bank.sample(bank.draw(self._random, self._fresh))
-        people = challenger.people
-        if self._world.people:
-            opinions = self._random.choice((-1.0, 0.0, 1.0), p=(0.2, 0.6, 0.2), size=self._world.people)
-            people = people + Sample.of(opinions.tolist())
-        challenger = Challenger(challenger.k, challenger.nights + 1, queries, people)
-        outcome = follow(challenger, self._dials).outcome
-        really = self.follows_better
-        self._challenger = challenger if outcome == "not_enough_evidence" else None
-        self.follows_better = really and self._challenger is not None
-        return really if outcome == "promoted" else None
+    def _votes(self) -> Sample:
+        if not self._world.people:
+            return Sample()
+        return Sample.of(self._random.choice((-1.0, 0.0, 1.0), p=(0.2, 0.6, 0.2), size=self._world.people).tolist())
 
     def _measure(self, better: bool) -> tuple[Sample, Sample]:
         bank, world = self._banks[better], self._world

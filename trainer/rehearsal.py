@@ -24,7 +24,8 @@ from .contenders import Contender
 from .contest import Contest, Side
 from .corpus import Corpus
 from .evaluate import DEPTH, Result, evidence
-from .gate import Challenger, Sample, decide, follow, screen, stronger
+from .gate import Sample
+from .lives import Course
 from .people import People
 from .recipe import Recipe
 from .snapshot import cluster_of, normalised, wordings
@@ -122,50 +123,39 @@ class _Life:
         self.estimates: list[Sample] = []
         self.people = Sample()
         self._log: list[pl.DataFrame] = []
-        self._looks = 0
-        self._followed: Challenger | None = None
+        self._course = Course(stage.recipe.promotion)
         self._since = 0  # the last search before it was followed
         self._counted: set[str] = set()
 
     def night(self, number: int) -> bool:
         """Whether this night promotes the model."""
         self._log.append(self._searches(number))
-        log = pl.concat(self._log)
+        log, shares = pl.concat(self._log), self._stage.recipe.split
         clicks, texts = fit(count_people(log)), wordings(log)
 
         def results(part: pl.DataFrame) -> list[Result]:
             return self._contest.results(part, clicks, texts)
 
-        dials = self._stage.recipe.promotion
-        if self._followed is not None:
-            new = untaught(log, self._since, self._stage.recipe.split)
-            heard = results(new.filter(pl.col("search") > number * self._stage.habits.searches))
-            self._hear(self._followed, heard, self._log[-1])
-            outcome = follow(self._followed, dials).outcome
-            if outcome == "promoted":
+        course = self._course
+        if course.challenger is not None:
+            tonight = pl.col("search") > number * self._stage.habits.searches
+            heard = results(untaught(log, self._since, shares).filter(tonight))
+            fresh = [result for result in heard if result.cluster not in self._counted]
+            self._counted |= {result.cluster for result in fresh}
+            votes = Sample.of(list(preferences(self._log[-1], CHALLENGER).values()))
+            self.people += votes
+            if course.hear(_sample(fresh), votes):
                 return True
-            if outcome == "rejected":
-                self._followed = None
-        parts = split(log, log.select("person", first_cluster="cluster").unique("person"), self._stage.recipe.split)
+        parts = split(log, log.select("person", first_cluster="cluster").unique("person"), shares)
         holdout = results(parts.holdout)
         self.estimates.append(_sample(holdout))
-        if screen(_sample(results(parts.development))) is not None:
-            return False
-        decision = decide(self.estimates[-1], self._looks, dials)
-        self._looks = max(self._looks, decision.look)
-        if decision.outcome == "not_enough_evidence" and decision.look and stronger(decision.sample, self._followed):
-            self._followed = Challenger(decision.look, 1, decision.sample)
+        before = course.challenger
+        promoted = course.offer(_sample(results(parts.development)), self.estimates[-1])
+        if course.challenger is not before:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
             self._counted = {result.cluster for result in holdout}
             self.people = Sample()
-        return decision.outcome == "promoted"
-
-    def _hear(self, followed: Challenger, heard: Sequence[Result], tonight: pl.DataFrame) -> None:
-        fresh = [result for result in heard if result.cluster not in self._counted]
-        self._counted |= {result.cluster for result in fresh}
-        self.people += Sample.of(list(preferences(tonight, CHALLENGER).values()))
-        queries = followed.queries + _sample(fresh)
-        self._followed = Challenger(followed.k, followed.nights + 1, queries, self.people)
+        return promoted
 
     def _searches(self, night: int) -> pl.DataFrame:
         """Impressions of one night, as `read_log` gives them; some lists are drafted while the model is followed."""
@@ -176,7 +166,7 @@ class _Life:
         for number, query in enumerate(people.queries(habits.searches, len(stage.queries)), 1):
             ours = [str(key) for key in stage.ranked[query][: habits.shown]]
             rankers = [RANKER] * len(ours)
-            if self._followed is not None and chance.random() < self._traffic:
+            if self._course.challenger is not None and chance.random() < self._traffic:
                 theirs = [str(key) for key in self.ranked[query][: habits.shown]]
                 picks = team_draft(ours, theirs, habits.shown, chance)
                 ours, rankers = [id_ for id_, _ in picks], [ranker_of(team, CHALLENGER) for _, team in picks]

@@ -33,7 +33,7 @@ def test_a_beir_folder_gives_its_documents_and_the_questions_that_have_an_answer
     [
         ("queries.jsonl", "no json", r"queries.jsonl, line 1.*no json"),
         ("queries.jsonl", '{"_id": 1}', r"queries.jsonl, line 1.*text"),
-        ("corpus.jsonl", '{"_id": 1.5}', r"_id"),
+        ("corpus.jsonl", '{"_id": 1.5}', r"corpus.jsonl, line 1.*_id"),
         ("qrels/test.tsv", "q1\td1\tmany", r"test.tsv, line 1.*many.*tabs"),
         ("qrels/test.tsv", "q1", r"test.tsv, line 1.*tabs"),
     ],
