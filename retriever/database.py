@@ -106,6 +106,7 @@ def _engine(url: str, durability: str) -> Engine:
     options: dict[str, Any] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
         "json_deserializer": orjson.loads,
+        "hide_parameters": True,  # errors are logged, and parameters are queries and texts
     }
     if not url.startswith("sqlite"):
         try:

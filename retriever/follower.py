@@ -4,6 +4,7 @@ import logging
 import threading
 
 from .encoder import open_encoder
+from .errors import ClickLoopError
 from .index import IndexStore
 from .owner import Owner
 from .releases import Releases
@@ -54,17 +55,28 @@ class Follower:
 
     def _look(self) -> None:
         if self._owner.acquire():
+            try:
+                self._owner.open_and_run()
+            except BaseException:
+                self._owner.release()  # for whoever tries next, this process too
+                raise
             self._owns = True
-            self._owner.open_and_run()
             return
         build, current = self._releases.live(), self._live.current()
         if build is not None and (current is None or current.build.id != build.id):
             self._live.install(self._open(build))
+        self._look_at_challenger()
+
+    def _look_at_challenger(self) -> None:
+        """Never fails: without it people see the champion alone."""
         build, current = self._releases.challenger_build(), self._live.challenger()
         if build is None:
             self._live.challenge(None)
         elif current is None or current.build.id != build.id:
-            self._live.challenge(self._open(build))
+            try:
+                self._live.challenge(self._open(build))
+            except ClickLoopError:
+                log.warning("the challenger %s cannot be opened", build.release_id, exc_info=True)
 
     def _open(self, build: Build) -> OpenBuild:
         release = self._releases.get(build.release_id)

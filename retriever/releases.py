@@ -157,11 +157,11 @@ class Releases:
         return None if row is None else Build(**row._mapping)
 
     def challenger_build(self) -> Build | None:
-        """The build whose results some people see beside those of the live one."""
+        """The build whose results some people see beside those of the live one, which it challenges."""
+        present = select(builds.c.release_id).join(live, live.c.build_id == builds.c.id).scalar_subquery()
+        found = select(builds).join(challenger, challenger.c.build_id == builds.c.id)
         with self._database.read() as connection:
-            row = connection.execute(
-                select(builds).join(challenger, challenger.c.build_id == builds.c.id)
-            ).one_or_none()
+            row = connection.execute(found.where(challenger.c.champion_id == present)).one_or_none()
         return None if row is None else Build(**row._mapping)
 
     def request_switch(self, build_id: str, reason: str, requested_by: str, run_id: str | None = None) -> int:

@@ -77,10 +77,10 @@ class Challengers:
         with self._database.read() as connection:
             return connection.scalar(select(challenger.c.release_id))
 
-    def leave(self, build_id: str) -> None:
-        """Ends the challenger that this build belongs to, if it does, and keeps the build: an admin decides on it."""
+    def leave(self, release_id: str) -> None:
+        """Ends the challenger of this release, if it is one, and keeps its build: an admin decides on it."""
         with self._database.write() as connection:
-            if connection.scalar(select(challenger.c.build_id)) == build_id:
+            if connection.scalar(select(challenger.c.release_id)) == release_id:
                 end_challenger(connection, "awaiting approval")
 
     def drop(self) -> None:

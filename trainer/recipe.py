@@ -18,7 +18,7 @@ class Mining(_Dials):
         0.05, ge=0, lt=1, description="a negative scores at least this share below its positive"
     )
     max_searches_per_person: int = Field(
-        500, ge=1, description="people with more searches than this are taken for robots and left out"
+        500, ge=1, description="people with more searches a day than this are taken for robots and left out"
     )
 
 

@@ -17,6 +17,7 @@ SCHEMA = {
     "query": pl.String,
     "text": pl.String,
     "person": pl.String,
+    "day": pl.Int64,  # since the epoch, UTC
     "release": pl.String,
     "document_id": pl.String,
     "rank": pl.Int64,
@@ -26,6 +27,7 @@ SCHEMA = {
 }
 # Who searched, as far as the app tells; without that every search is somebody else's.
 PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
+SECONDS_A_DAY = 86_400.0
 SMALL_WORDS = frozenset(
     ("a", "an", "and", "for", "from", "how", "i", "in", "into", "is", "it", "my", "of", "on", "or", "the", "to", "with")
 )
@@ -57,6 +59,7 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
             searches.c.query,
             searches.c.query.label("text"),
             PERSON.label("person"),
+            (searches.c.arrived_at / SECONDS_A_DAY).label("day"),
             searches.c.query_id,
             searches.c.release_id.label("release"),
             shown.c.document_id,
@@ -132,8 +135,9 @@ def ever_clicked(database: Database, bounds: Bounds) -> dict[str, set[str]]:
 
 
 def without_robots(log: pl.DataFrame, max_searches: int) -> tuple[pl.DataFrame, int]:
-    """The log of people with at most `max_searches` searches, and how many others there were."""
-    busy = log.group_by("person").agg(pl.col("search").n_unique()).filter(pl.col("search") > max_searches)
+    """The log of people who never made more than `max_searches` searches a day, and how many others there were."""
+    days = log.group_by("person", "day").agg(pl.col("search").n_unique())
+    busy = days.filter(pl.col("search") > max_searches).select("person").unique()
     return log.join(busy, on="person", how="anti", maintain_order="left"), len(busy)
 
 

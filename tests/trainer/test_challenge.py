@@ -115,8 +115,8 @@ def test_a_challenger_that_an_admin_decides_on_keeps_its_index(
     builds = Releases(database, tmp_path)
     build = builds.add_build(MODEL)
     challengers.keep(followed(build_id=build.id), CHAMPION, set())
-    challengers.leave("build-other")
+    challengers.leave("release-newer")
     assert challengers.any() == MODEL
-    challengers.leave(build.id)
+    challengers.leave(MODEL)
     assert challengers.any() is None
     assert builds.build(build.id).state == "building"

@@ -23,7 +23,7 @@ from clickloop.trainer.snapshot import (
 )
 
 COLUMNS = [
-    *("search", "query", "text", "person", "release", "document_id", "rank", "ranker", "propensity", "clicked"),
+    *("search", "query", "text", "person", "day", "release", "document_id", "rank", "ranker", "propensity", "clicked"),
     "cluster",
 ]
 DOCUMENTS = ("a", "b", "c")
@@ -185,6 +185,7 @@ def test_people_who_search_too_much_are_left_out_and_counted(traffic: Traffic) -
     assert (kept["person"].unique().to_list(), robots) == (["busy"], 1)
     assert kept.equals(log.filter(pl.col("person") == "busy"))
     assert without_robots(log, 5)[1] == 0
+    assert without_robots(log.with_columns(day=pl.col("search") % 2), 4)[1] == 0, "five searches on two days"
     assert without_robots(log.clear(), 5)[1] == 0
 
 
