@@ -233,6 +233,18 @@ def audit_list(data_dir: DataDir = None) -> None:
         print(orjson.dumps({**asdict(entry), "content": orjson.loads(entry.content)}).decode())
 
 
+@audit_app.command("live")
+def audit_live(
+    at: Annotated[str | None, typer.Option(help="ISO 8601, UTC where it names no zone; default: now")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """What answered searches at a moment, who moved the pointer there, and why."""
+    from .audit import live_at, moment
+
+    for line in live_at(_loop(data_dir).database, moment(at)):
+        print(line)
+
+
 @keys_app.command("create")
 def keys_create(role: Annotated[str, typer.Option(help="search, write or admin")], data_dir: DataDir = None) -> None:
     """Makes a key and prints it once."""

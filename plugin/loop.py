@@ -80,7 +80,8 @@ class ClickLoop:
     def start(self, *, nights: bool = True, on_failure: Callable[[], None] | None = None) -> None:
         """Takes the index, or follows its owner where it is shared; returns before the first build is made.
 
-        Raises InUse when another process has the embedded index, ModelError when the model is missing. A failure that
+        Raises InUse when another process has the embedded index, ModelError when the model is missing, Unreachable when
+        no Qdrant server answers. A failure that
         shows only later is kept in `failure`, and `on_failure` is called.
         """
         with self._start_lock:
@@ -89,6 +90,7 @@ class ClickLoop:
             find_model(self.settings.model)
             owner = self.make_owner()
             if self._shared:
+                self.store.names()  # says at once that no server answers
                 self._follower = Follower(owner, self.releases, self.store, self.live)
                 begin = self._follower.open
             else:

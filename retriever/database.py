@@ -16,8 +16,9 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, func, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
-from .errors import DataFolderError
+from .errors import DatabaseFault, DataFolderError
 from .schema import counters
 
 BUSY_SECONDS = 30  # how long a SQLite writer waits for another one
@@ -26,7 +27,10 @@ _MIGRATING = threading.Lock()
 
 
 class Database:
-    """Short transactions: `read` sees one snapshot, `write` holds the write lock from its start."""
+    """Short transactions: `read` sees one snapshot, `write` holds the write lock from its start.
+
+    Both raise DatabaseFault, with nothing written, when the database is locked for too long, full or away.
+    """
 
     def __init__(self, url: str, durability: str = "process") -> None:
         """`durability` is "process" (survives the death of any process) or "power" (a power cut too).
@@ -43,12 +47,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
+        with _available(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with _available(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
 
     def insert(self, table: Table) -> Any:
@@ -76,6 +80,16 @@ class Database:
             ) from error
         except (OperationalError, DatabaseError) as error:
             raise DataFolderError(f"the database {where} cannot be opened: {error.orig}") from error
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseFault(error.orig) from error
+    except NoConnection as error:
+        raise DatabaseFault("all connections are waiting") from error
 
 
 def next_revisions(connection: Connection, count: int) -> int:

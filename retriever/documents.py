@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import orjson
 from sqlalchemy import Connection, Row, delete, func, select
 
-from .database import Database, newest_revision, next_revisions
+from .database import Database, highest, newest_revision, next_revisions
 from .errors import InvalidInput, NotFound
 from .schema import documents
 from .types import Document, StoredDocument
@@ -74,6 +74,20 @@ class Documents:
     def count(self) -> int:
         with self._database.read() as connection:
             return count(connection)
+
+    def sample(self, size: int, revision: int) -> list[StoredDocument]:
+        """Up to `size` documents, spread over all keys, that are alive and were last written up to `revision`. Costs
+        `size` look-ups, whatever the number of documents.
+        """
+        eligible = (documents.c.revision <= revision) & ~documents.c.deleted
+        found = {}
+        with self._database.read() as connection:
+            highest_key = highest(connection, documents.c.key)
+            for start in range(1, highest_key + 1, max(highest_key // size, 1)):
+                at = select(documents).where(documents.c.key >= start, eligible).order_by(documents.c.key).limit(1)
+                if (row := connection.execute(at).one_or_none()) is not None:
+                    found[row.key] = _stored(row)
+        return list(found.values())[:size]
 
     def snapshot(self, revision: int, page: int = 1000) -> Iterator[list[StoredDocument]]:
         """Pages of the documents that are alive and were last written up to `revision`, by key.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from .errors import IndexFault, InvalidInput
+from .errors import IndexFault, InvalidInput, NoRoom
 from .filters import MAX_EXACT, Condition, Filter, Scalar
 from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
@@ -16,6 +16,13 @@ from .types import Payload, Vectors
 # Every call holds the GIL to its end: small batches let other threads in between.
 BATCH = 64
 READ_AHEAD = 1 << 20  # bytes
+# The engine maps sparse files into memory: where the disk has no room for a page of them, the kernel kills the process
+# (SIGBUS) instead of returning an error. So every write first sees to it that this much is left.
+RESERVE = 64 << 20  # bytes
+OPENING = (
+    40 << 20
+)  # at most this is taken by opening an index; less than RESERVE, so that a full one can be opened again
+BYTES_PER_BYTE = 5  # of disk for a byte of vectors at the peak of building; measured, see docs/learned.md
 
 
 class EdgeStore:
@@ -29,21 +36,23 @@ class EdgeStore:
         self.drop(name)
         path = self._folder / name
         path.mkdir(parents=True)
+        _check_room(path, RESERVE, f"the index {name}")
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Dot)
         # Without the threshold small builds stay unindexed, where a full scan is faster and exact.
         config = edge.EdgeConfig(vectors=vectors, optimizers=edge.EdgeOptimizersConfig(indexing_threshold=10_000))
         shard = edge.EdgeShard.create(str(path), config)
         for field, kind in self._payload_indexes.items():
             shard.update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
-        return EdgeIndex(shard)
+        return EdgeIndex(shard, path)
 
     def open(self, name: str) -> Index:
         path = self._folder / name
         if not path.is_dir():
             raise IndexFault(f"the index folder {path} does not exist")
+        _check_room(path, OPENING, f"opening the index {name}")
         _read_ahead(path)
         try:
-            return EdgeIndex(edge.EdgeShard.load(str(path)))
+            return EdgeIndex(edge.EdgeShard.load(str(path)), path)
         except BaseException as error:
             # The engine panics on some damage, with an exception that is none.
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -56,20 +65,30 @@ class EdgeStore:
     def names(self) -> list[str]:
         return sorted(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else []
 
+    def check_room(self, documents: int, dimension: int, like: str) -> None:
+        vectors = documents * dimension * 4
+        # Optimising writes the segments anew before it removes the old ones. What is measured also knows the payloads.
+        needed = max(BYTES_PER_BYTE * vectors, 2 * _used(self._folder / like))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _check_room(self._folder, needed + RESERVE, f"a new index of {documents:,} documents")
+
 
 class EdgeIndex:
-    def __init__(self, shard: edge.EdgeShard) -> None:
+    def __init__(self, shard: edge.EdgeShard, path: Path) -> None:
         self._shard = shard
+        self._path = path
 
     def upsert(self, keys: Sequence[int], vectors: Vectors, payloads: Sequence[Payload]) -> None:
         check_vectors(keys, vectors)
         for start in range(0, len(keys), BATCH):
             part = range(start, min(start + BATCH, len(keys)))
+            self._check_room()
             points = [edge.Point(int(keys[i]), vectors[i].tolist(), dict(payloads[i])) for i in part]
             self._shard.update(edge.UpdateOperation.upsert_points(points))
 
     def delete(self, keys: Sequence[int]) -> None:
         if len(keys):
+            self._check_room()
             self._shard.update(edge.UpdateOperation.delete_points([int(key) for key in keys]))
 
     def query(self, vector: Vectors, limit: int, filter: Filter | None = None) -> list[Neighbour]:
@@ -91,6 +110,7 @@ class EdgeIndex:
         return self._shard.count(edge.CountRequest(exact=True))
 
     def finish(self) -> None:
+        _check_room(self._path, _used(self._path) + RESERVE, f"optimising the index {self._path.name}")
         self._shard.optimize()
         self._shard.flush()
 
@@ -100,6 +120,9 @@ class EdgeIndex:
     def close(self) -> None:
         self._shard.close()
 
+    def _check_room(self) -> None:
+        _check_room(self._path, RESERVE, f"writing to the index {self._path.name}")
+
 
 _SCHEMAS = {
     "keyword": edge.PayloadSchemaType.Keyword,
@@ -108,6 +131,17 @@ _SCHEMAS = {
     "bool": edge.PayloadSchemaType.Bool,
     "datetime": edge.PayloadSchemaType.Datetime,
 }
+
+
+def _check_room(folder: Path, needed: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NoRoom(what, needed, free, folder)
+
+
+def _used(folder: Path) -> int:
+    """Bytes on the disk; the files are sparse and look larger."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def _read_ahead(folder: Path) -> None:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 TEMPLATE = "{title}\n{text}"
 BATCH = 8  # texts of like length; on a CPU larger batches only add padding
+GPU_BATCH = 256
 CACHED_QUERIES = 4096  # × 384 float32 = 6 MB
 MIN_COSINE = 0.9999  # between the export and the model it was made from
 
@@ -123,6 +124,7 @@ class TorchEncoder:
             raise ModelError(f"release {release.id} cannot be loaded from {folder / 'model'}: {error}") from error
         self._model.max_seq_length = release.max_tokens
         self._release = release
+        self._batch = GPU_BATCH if self._model.device.type == "cuda" else BATCH
 
     def query(self, text: str) -> Vectors:
         vector: Vectors = self._encode([self._release.query_prompt + text], half=False)[0]
@@ -137,9 +139,24 @@ class TorchEncoder:
 
         device = self._model.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-            size = 256 if device == "cuda" else BATCH
-            vectors = self._model.encode(texts, prompt="", batch_size=size, show_progress_bar=False)
+            while True:
+                try:
+                    vectors = self._model.encode(texts, prompt="", batch_size=self._batch, show_progress_bar=False)
+                    break
+                except torch.OutOfMemoryError as error:
+                    self._halve(error)
+                torch.cuda.empty_cache()
         return unit(np.asarray(vectors, dtype=np.float32).reshape(len(texts), self._release.dimension))
+
+    def _halve(self, error: Exception) -> None:
+        """Raises ModelError that names the setting to change when single texts are too large already."""
+        if self._batch == 1:
+            raise ModelError(
+                f"the GPU has no room to encode a single text of up to {self._release.max_tokens} tokens: end what "
+                f"else runs there, or begin with a smaller max_tokens ({error})"
+            ) from error
+        self._batch //= 2
+        log.warning("the GPU has no room: documents are encoded %d at a time", self._batch)
 
 
 def open_encoder(folder: Path, release: Release, threads: int = 0) -> Encoder:

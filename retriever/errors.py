@@ -4,7 +4,10 @@ ClickLoopError
 ├── InvalidInput      a value the caller gave cannot be used
 ├── NotFound          no such document, run or release
 ├── Conflict          the request does not fit the present state
-├── NotReady          nothing can answer yet; ask again
+├── NotReady          nothing can answer now; ask again
+│   ├── DatabaseFault the database is locked, full or away
+│   ├── Unreachable   the Qdrant server does not answer
+│   └── NoRoom        the disk has no room for more of the index
 ├── WaitExceeded      accepted, but not searchable within the time asked for
 ├── InUse             another process owns the data folder
 ├── DataFolderError   the data folder cannot be used by this version
@@ -37,6 +40,32 @@ class Conflict(ClickLoopError):
 
 class NotReady(ClickLoopError):
     retry_after = 2  # seconds
+
+
+class DatabaseFault(NotReady):
+    def __init__(self, cause: object) -> None:
+        remedy = "once there is room on its disk" if "full" in str(cause) else "later"
+        super().__init__(
+            f"the database cannot be used now ({cause}): nothing of this was stored, send it again {remedy}"
+        )
+
+
+class Unreachable(NotReady):
+    retry_after = 30
+
+    def __init__(self, cause: object) -> None:
+        super().__init__(f"the Qdrant server does not answer ({cause}): start it, or correct qdrant.url")
+
+
+class NoRoom(NotReady):
+    retry_after = 30
+
+    def __init__(self, what: str, needed: int, free: int, folder: object) -> None:
+        """`needed` and `free` in bytes."""
+        super().__init__(
+            f"{what} needs {-(-needed // 2**20):,} MiB of disk and {free // 2**20:,} MiB are free in {folder}: "
+            "make room there, or move data_dir to a larger disk"
+        )
 
 
 class WaitExceeded(ClickLoopError):

@@ -64,7 +64,13 @@ class IndexStore(Protocol):
         """Idempotent."""
         ...
 
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """Raises Unreachable when the store is another machine's that does not answer."""
+        ...
+
+    def check_room(self, documents: int, dimension: int, like: str) -> None:
+        """Raises NoRoom when the disk cannot take one more index of this size, or one of the size of `like`."""
+        ...
 
 
 def check_vectors(keys: Sequence[int] | Keys, vectors: Vectors) -> None:

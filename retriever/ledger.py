@@ -56,6 +56,20 @@ def entries(database: Database) -> list[Entry]:
     return [Entry(**row._mapping) for row in rows]
 
 
+def switches_until(database: Database, at: float) -> list[dict[str, Any]]:
+    """What the ledger says about the moves of the pointer up to a time, the oldest first, each with its time `at`: the
+    last was live then.
+    """
+    moved = [{**orjson.loads(entry.content), "at": entry.at} for entry in entries(database) if entry.kind == "switch"]
+    return [switch for switch in moved if switch["state"] == "done" and switch["at"] <= at]
+
+
+def about_run(database: Database, run_id: str) -> list[dict[str, Any]]:
+    """What the ledger says about a run, the oldest first, each with its `kind`."""
+    found = [{**orjson.loads(entry.content), "kind": entry.kind} for entry in entries(database)]
+    return [content for content in found if content.get("run") == run_id]
+
+
 def verify(database: Database) -> list[str]:
     """What is wrong with the chain, in words; nothing where it is whole."""
     with database.read() as connection:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import OperationalError
 
 from .database import Database
-from .errors import NotReady
+from .errors import DatabaseFault, NotReady
 from .schema import events, searches, shown
 from .types import Event, Search, Who
 
@@ -52,7 +51,7 @@ class SearchLog:
     def add(self, batch: Sequence[Event]) -> Accepted:
         """Returns when the events are committed. An event id that is already there counts as a duplicate.
 
-        Raises NotReady when they could not be written; sending them again is safe.
+        Raises DatabaseFault when they could not be written; sending them again is safe.
         """
         if not batch:
             return Accepted(0, 0)
@@ -105,9 +104,9 @@ class SearchLog:
             with self._database.write() as connection:
                 self._write_searches(connection, [entry.search for entry in entries if entry.search is not None])
                 counted = self._write_events(connection, [entry for entry in entries if entry.events])
-        except OperationalError as error:
-            log.warning("the log could not be written, will try again: %s", error.orig)
-            _fail(entries, NotReady(f"the events could not be written ({error.orig}); send them again"))
+        except DatabaseFault as error:
+            log.warning("the log could not be written, will try again: %s", error)
+            _fail(entries, error)
             return [entry for entry in entries if entry.search is not None]
         except Exception as error:
             log.exception("log entries were lost")

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import orjson
-from sqlalchemy.exc import OperationalError
 
 from .database import Database, hold_documents
 from .documents import Documents, count
 from .encoder import Encoder, open_corpus_encoder, open_encoder
-from .errors import ClickLoopError, IndexFault, InUse, ModelError
+from .errors import ClickLoopError, IndexFault, InUse, ModelError, NotReady
 from .index import IndexStore
 from .indexer import STEP, Indexer
 from .locks import Lock
 from .model import find_model
-from .releases import Releases, Switch, drop_challenger, finish_switch, new_id, set_build
+from .releases import Releases, Switch, drop_challenger, finish_switch, new_id, set_build, show_step
 from .search import Live, OpenBuild
 from .types import Build, Release
 
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2  # how soon writes and wishes of other processes are seen
 PATIENCE_SECONDS = 3  # how long a start waits for the lock
 KEPT_BUILDS = 3  # the live one and those a rollback can go to
+SAMPLE = 16  # documents that are encoded again before a build goes live: a fraction of a second
+MIN_COSINE = 0.999  # to what is stored; bf16, in which a night encodes, is within .9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,11 @@ class Owner:
                 self._wake.clear()
 
     def _grant(self, wanted: Switch) -> None:
-        """Makes a build live with every document written so far, or says in the wish why not."""
-        log.info("switching to %s (%s)", wanted.build_id, wanted.reason)
+        """Makes a build live with every document written so far, or says in the wish why not.
+
+        Whatever step a crash interrupts, the wish is still there at the next start and all steps are done again, until
+        the one that moves the pointer has answered it.
+        """
         current = self._live.current()
         open_ones = {opened.build.id: opened for opened in (current, self._live.challenger()) if opened is not None}
         opened = open_ones.get(wanted.build_id)
@@ -151,20 +156,28 @@ class Owner:
             if opened is None:
                 opened = self._open(self._releases.build(wanted.build_id))
             if opened is not current:
+                self._begin("catching up", wanted)
                 self._catch_up(opened, current)
-            self._flip(wanted, opened)
+                self._begin("verifying", wanted)
+                self._verify(opened)
+            self._begin("switching", wanted)
+            self._switch(wanted, opened)
         except Exception as error:
             if opened is not None and opened not in open_ones.values():
                 opened.retire()
-            if isinstance(error, OperationalError):
-                raise  # the database is busy: the wish stays and is looked at again
+            if isinstance(error, NotReady):
+                raise  # database, disk or Qdrant cannot be used now: the wish stays and is looked at again
             log.warning("%s does not go live", wanted.build_id, exc_info=True)
             with self._database.write() as connection:
                 finish_switch(connection, wanted.id, error=str(error))
             return
-        self._live.install(opened)
-        self._challenge()  # closes what may be removed now
-        self._drop_old_builds()
+        self._begin("retiring", wanted)
+        self._retire(opened)
+
+    def _begin(self, step: str, wanted: Switch) -> None:
+        """Says what is done, in the log and in the run that asked for it."""
+        log.info("%s: %s (%s)", step, wanted.build_id, wanted.reason)
+        show_step(self._database, wanted.run_id, step)
 
     def _challenge(self) -> bool:
         """Opens the challenger's build, keeps it current, or closes it, as the database says; True while it lags."""
@@ -178,6 +191,8 @@ class Owner:
         if present is None:
             try:
                 present = self._open(wanted)
+            except NotReady:
+                raise
             except ClickLoopError:
                 log.warning("the challenger %s cannot be opened and is given up", wanted.release_id, exc_info=True)
                 with self._database.write() as connection:
@@ -197,8 +212,24 @@ class Owner:
             behind = self._indexer.step(opened) == STEP
         self._indexer.step(opened)
 
-    def _flip(self, wanted: Switch, opened: OpenBuild) -> None:
-        """The last few documents, the check and the pointer in one transaction, while the writers wait."""
+    def _verify(self, opened: OpenBuild) -> None:
+        """Raises IndexFault unless the index holds, for a sample of documents, the vectors that its encoder gives."""
+        build = opened.build
+        stored = self._documents.sample(SAMPLE, build.revision)
+        if not stored:
+            return
+        found = opened.index.vectors([document.key for document in stored])
+        wanted = opened.encoder.documents([document.document for document in stored])
+        for document, vector in zip(stored, wanted, strict=True):
+            held = found.get(document.key)
+            if held is None or float(np.dot(held, vector)) < MIN_COSINE:
+                raise IndexFault(
+                    f"the index of {build.id} holds another vector for document {document.document.id!r} than the "
+                    f"encoder of {build.release_id} gives, or none"
+                )
+
+    def _switch(self, wanted: Switch, opened: OpenBuild) -> None:
+        """The last few documents, the exact count and the pointer in one transaction, while the writers wait."""
         with self._database.write() as connection:
             newest = hold_documents(connection)
             self._indexer.finish(connection, opened)
@@ -207,6 +238,12 @@ class Owner:
             if expected != found:
                 raise IndexFault(f"the index of {wanted.build_id} holds {found} documents instead of {expected}")
             finish_switch(connection, wanted.id)
+
+    def _retire(self, opened: OpenBuild) -> None:
+        """Searches go to the build that is live now; what nobody can go back to is removed."""
+        self._live.install(opened)
+        self._challenge()  # closes what may be removed now
+        self._drop_old_builds()
 
     def _open(self, build: Build) -> OpenBuild:
         """Opens a build; one whose index is lost is made anew from the documents."""
@@ -259,16 +296,11 @@ class Owner:
         return self._releases.get(release_id)
 
     def _clear(self) -> None:
-        """Removes indexes and builds that no run will finish: those half made, when no run is active."""
+        """Removes what no run will finish, when no run is active."""
         if not self._night.acquire():
             return
         try:
-            known = {build.id: build for build in self._releases.builds()}
-            for build in known.values():
-                if build.state == "building":
-                    self._releases.forget_build(build.id)
-            for name in set(self._store.names()) - {b.id for b in known.values() if b.state != "building"}:
-                self._store.drop(name)
+            drop_half_made(self._releases, self._store)
         finally:
             self._night.release()
 
@@ -282,6 +314,18 @@ class Owner:
             self._releases.drop_unused(build.release_id)
         kept = self._releases.builds()
         self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
+
+
+def drop_half_made(releases: Releases, store: IndexStore) -> None:
+    """Removes the builds that were interrupted while they were made, and indexes that no build knows. The caller holds
+    the lock of the nightly run.
+    """
+    whole = {build.id for build in releases.builds() if build.state != "building"}
+    for name in set(store.names()) - whole:
+        store.drop(name)
+    for build in releases.builds():
+        if build.state == "building":
+            releases.forget_build(build.id)
 
 
 def await_switch(releases: Releases, number: int, make_owner: Callable[[], Owner]) -> Switch:

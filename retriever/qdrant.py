@@ -1,13 +1,15 @@
 """A Qdrant server, one collection a build."""
 
+import functools
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from .errors import IndexFault, InvalidInput
+from .errors import IndexFault, InvalidInput, Unreachable
 from .filters import MAX_EXACT, Condition, Filter, Scalar
 from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
@@ -16,15 +18,28 @@ BATCH = 256
 GREEN_SECONDS = 600  # how long the server may take to index a new build
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def asking(method: Callable[P, T]) -> Callable[P, T]:
+    """Raises Unreachable when the server does not answer, and IndexFault when it refuses."""
+
+    @functools.wraps(method)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except ResponseHandlingException as error:
+            raise Unreachable(error.source) from error
+        except UnexpectedResponse as error:
+            raise IndexFault(f"the Qdrant server refused: {error}") from error
+
+    return asked
+
+
 def open_qdrant(url: str, api_key: str | None, prefix: str, payload_indexes: PayloadIndexes) -> "QdrantStore":
-    """Raises IndexFault when the server does not answer."""
-    client = QdrantClient(url=url, api_key=api_key, timeout=60)
-    try:
-        client.get_collections()
-    except Exception as error:
-        raise IndexFault(
-            f"qdrant.url: no Qdrant server answers at {url} ({error}); start it or correct the url"
-        ) from error
+    """Without asking the server yet: every use of the store does."""
+    client = QdrantClient(url=url, api_key=api_key, timeout=60, check_compatibility=False)
     return QdrantStore(client, prefix, payload_indexes)
 
 
@@ -36,6 +51,7 @@ class QdrantStore:
         self._prefix = prefix
         self._payload_indexes = payload_indexes
 
+    @asking
     def create(self, name: str, dimension: int) -> Index:
         collection = self._prefix + name
         self.drop(name)
@@ -49,18 +65,24 @@ class QdrantStore:
             self._client.create_payload_index(collection, field, models.PayloadSchemaType(kind), wait=True)
         return QdrantIndex(self._client, collection)
 
+    @asking
     def open(self, name: str) -> Index:
         collection = self._prefix + name
         if not self._client.collection_exists(collection):
             raise IndexFault(f"the Qdrant collection {collection} does not exist")
         return QdrantIndex(self._client, collection)
 
+    @asking
     def drop(self, name: str) -> None:
         self._client.delete_collection(self._prefix + name)
 
+    @asking
     def names(self) -> list[str]:
         found = [collection.name for collection in self._client.get_collections().collections]
         return sorted(name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix))
+
+    def check_room(self, documents: int, dimension: int, like: str) -> None:
+        """The disk is the server's: it refuses what it cannot take."""
 
 
 class QdrantIndex:
@@ -68,6 +90,7 @@ class QdrantIndex:
         self._client = client
         self._collection = collection
 
+    @asking
     def upsert(self, keys: Sequence[int], vectors: Vectors, payloads: Sequence[Payload]) -> None:
         check_vectors(keys, vectors)
         for start in range(0, len(keys), BATCH):
@@ -77,10 +100,12 @@ class QdrantIndex:
             ]
             self._client.upsert(self._collection, points, wait=True)
 
+    @asking
     def delete(self, keys: Sequence[int]) -> None:
         if len(keys):
             self._client.delete(self._collection, [int(key) for key in keys], wait=True)
 
+    @asking
     def query(self, vector: Vectors, limit: int, filter: Filter | None = None) -> list[Neighbour]:
         check_query(vector)
         answer = self._client.query_points(
@@ -93,14 +118,17 @@ class QdrantIndex:
         )
         return [Neighbour(int(point.id), float(point.score)) for point in answer.points]
 
+    @asking
     def vectors(self, keys: Sequence[int]) -> dict[int, Vectors]:
         ids = [int(key) for key in keys]
         found = self._client.retrieve(self._collection, ids, with_payload=False, with_vectors=True)
         return {int(point.id): np.asarray(point.vector, dtype=np.float32) for point in found}
 
+    @asking
     def count(self) -> int:
         return self._client.count(self._collection, exact=True).count
 
+    @asking
     def finish(self) -> None:
         """Raises IndexFault when the server does not turn green in time."""
         self._client.update_collection(

@@ -114,8 +114,10 @@ class Releases:
         return [self.get(release_id) for release_id in ids if self.whole(release_id)]
 
     def add_build(self, release_id: str, build_id: str | None = None) -> Build:
+        """Under a given id it takes the place of an interrupted attempt."""
         build = Build(build_id or new_id("build"), release_id, "building", 0, time.time())
         with self._database.write() as connection:
+            connection.execute(builds.delete().where(builds.c.id == build.id))
             connection.execute(builds.insert(), dataclasses.asdict(build))
         return build
 
@@ -263,6 +265,7 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
         connection,
         "switch",
         build=wish.build_id,
+        release=connection.scalar(select(builds.c.release_id).where(builds.c.id == wish.build_id)),
         former=values.get("former_build_id"),
         reason=wish.reason,
         run=wish.run_id,
@@ -271,6 +274,15 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
     )
     if wish.run_id is not None:
         settle_run(connection, wish.run_id, error)
+
+
+def show_step(database: Database, run_id: str | None, step: str) -> None:
+    """Says what the owner does now in the run that asked for the switch; one that waits for an admin keeps its step."""
+    if run_id is not None:
+        with database.write() as connection:
+            connection.execute(
+                runs.update().where(runs.c.id == run_id, runs.c.state == "running").values(step=step, progress=0.0)
+            )
 
 
 def settle_run(connection: Connection, run_id: str, error: str | None) -> None:

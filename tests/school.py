@@ -1,9 +1,15 @@
 """A small world that a tiny model can learn: documents name a topic by a digit, queries by a letter."""
 
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import kill_at_step
+import orjson
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
@@ -50,6 +56,14 @@ def one_night(loop: ClickLoop) -> str:
     run = loop.run_night(loop.runs.queue("test").id, lambda _step, _share: None)
     assert run.state in ("finished", "waiting"), run
     return f"{run.outcome}: {'; '.join(run.reasons)}"
+
+
+def kill(settings: Settings, who: str, when: str, step: str) -> None:
+    """Lets a process of a promotion run until it kills itself at a boundary of a step."""
+    command = [sys.executable, kill_at_step.__file__, who, when, step]
+    ended = subprocess.run(command, input=orjson.dumps(settings.for_child()), capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert ended.stdout.decode().split() == [kill_at_step.LAST.id]
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..retriever.encoder import best_device, has_bfloat16, load_model
+from ..retriever.errors import ModelError
 from .mine import Triplet
 from .recipe import FineTuning
 
@@ -42,6 +43,17 @@ def finetune(
     from sentence_transformers import SentenceTransformerTrainer
     from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
+    class Trainer(SentenceTransformerTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            """Done again with smaller mini-batches where the GPU has no room; the cached gradients are the same."""
+            while True:
+                try:
+                    return super().training_step(*args, **kwargs)
+                except torch.OutOfMemoryError as error:
+                    _halve(loss, dials, error)
+                model.zero_grad()  # what the interrupted step left
+                torch.cuda.empty_cache()
+
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             progress(state.global_step / max(state.max_steps, 1))
@@ -55,12 +67,13 @@ def finetune(
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = bool(development)
-    trainer = SentenceTransformerTrainer(
+    loss = _loss(model, dials.temperature)
+    trainer = Trainer(
         model=model,
         args=_arguments(work, dials, prompts, seed, judged),
         train_dataset=_dataset(training),
         evaluator=_evaluator(training, development, dials.batch_size, prompts) if judged else None,
-        loss=_loss(model, dials.temperature),
+        loss=loss,
         callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -83,6 +96,17 @@ def _loss(model: "SentenceTransformer", temperature: float) -> Any:
                 yield from super().embed_minibatch_iter(*args, **kwargs)
 
     return HalfLoss(model, scale=1 / temperature, mini_batch_size=MINI_BATCH)
+
+
+def _halve(loss: Any, dials: FineTuning, error: Exception) -> None:
+    """Raises ModelError that names the settings to change when single texts are too large already."""
+    if loss.mini_batch_size == 1:
+        raise ModelError(
+            "the GPU has no room for training, even one text at a time: lower training.max_tokens = "
+            f"{dials.max_tokens} or training.batch_size = {dials.batch_size}, or end what else runs there ({error})"
+        ) from error
+    loss.mini_batch_size //= 2
+    log.warning("the GPU has no room: training goes on with %d texts at a time", loss.mini_batch_size)
 
 
 def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: int, judged: bool) -> Any:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from school import LessonSettings, documents, teach
+from school import LessonSettings, documents, kill, teach
 
 from clickloop.plugin import cli
 from clickloop.plugin.app import create_app
@@ -185,6 +185,25 @@ def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory, lesson_sett
     with ClickLoop(lesson_settings(folder)) as loop:
         loop.add_documents(documents(), wait=True)
         teach(loop, sense=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def judged(taught: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
+    """A data folder whose night was killed when its candidate had won and nothing was built; to be copied."""
+    folder = Path(shutil.copytree(taught, tmp_path_factory.mktemp("judged") / "data"))
+    loop = ClickLoop(lesson_settings(folder))
+    loop.runs.queue("test")
+    loop.close()
+    kill(lesson_settings(folder), "night", "before", "build_index")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def asked(judged: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
+    """The same, killed when its build was ready and the switch asked for; to be copied."""
+    folder = Path(shutil.copytree(judged, tmp_path_factory.mktemp("asked") / "data"))
+    kill(lesson_settings(folder), "night", "before", "_catch_up")
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from school import FILLERS, TOPICS, LessonSettings, one_night, until
+from school import FILLERS, TOPICS, LessonSettings, kill, one_night, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -177,6 +177,27 @@ def test_nights_without_fresh_evidence_leave_the_challenger_where_it_is(challeng
     if after["run_id"] == before["run_id"]:
         assert (after["queries"], after["people"]["n"]) == (before["queries"], 0)
         assert after["nights"] == before["nights"] + 1
+    loop.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_killed_when_its_challengers_index_is_ready_promotes_nothing_and_hears_it_once(
+    when: str, judged: Path, tmp_path: Path, lesson_settings: LessonSettings
+) -> None:
+    settings = uncertain(lesson_settings, Path(shutil.copytree(judged, tmp_path / "data")))
+    kill(settings, "night", when, "keep")
+    loop = ClickLoop(settings)
+    before, interrupted = loop.releases.live(), loop.runs.unfinished()
+    assert before is not None
+    assert interrupted is not None
+    run = loop.run_night(interrupted.id, lambda _step, _share: None)
+    assert run.outcome == "not_enough_evidence", run.reasons
+    live, followed = loop.releases.live(), loop.releases.challenger_build()
+    assert live is not None
+    assert followed is not None
+    assert live.id == before.id
+    assert (followed.state, state(loop)["nights"]) == ("ready", 1)
+    assert set(loop.store.names()) == {live.id, followed.id} == {build.id for build in loop.releases.builds()}
     loop.close()
 
 

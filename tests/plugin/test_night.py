@@ -31,9 +31,7 @@ STEPS = (
     "fine-tuning",
     "screening",
     "embedding documents with the candidate",
-    "judging",
-    "building the new index",
-    "handing over",
+    "judging",  # the steps of a promotion are in test_promotion.py
 )
 
 

@@ -281,3 +281,28 @@ def test_a_model_that_cannot_be_loaded_is_named_with_the_remedy() -> None:
 def test_a_limit_on_tokens_only_shortens(tiny_model: Path) -> None:
     assert load_model(str(tiny_model), max_tokens=16).max_seq_length == 16
     assert load_model(str(tiny_model), max_tokens=512).max_seq_length == 32
+
+
+@pytest.mark.parametrize("room", [3, 0])
+def test_a_gpu_without_room_encodes_fewer_documents_at_a_time(
+    room: int, folder: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    forward = SentenceTransformer.forward
+
+    def limited(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: object) -> object:
+        if len(features["input_ids"]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return forward(self, features, **kwargs)
+
+    encoder = TorchEncoder(folder, release)
+    expected = encoder.documents(DOCUMENTS)
+    monkeypatch.setattr(SentenceTransformer, "forward", limited)
+    if room == 0:
+        with pytest.raises(ModelError, match=r"a single text of up to 32 tokens.*smaller max_tokens"):
+            encoder.documents(DOCUMENTS)
+    else:
+        assert min(cosines(encoder.documents(DOCUMENTS), expected)) > 0.999
+        encoder.documents(DOCUMENTS)  # it remembers what fits

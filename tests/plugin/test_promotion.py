@@ -1,0 +1,117 @@
+"""A promotion killed at the boundary of every step, in the night's process and in the one that serves."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import kill_at_step
+import numpy as np
+import orjson
+import pytest
+from school import LessonSettings, kill, until
+from sqlalchemy import func, select
+
+from clickloop.plugin.loop import ClickLoop
+from clickloop.plugin.settings import Settings
+from clickloop.retriever.documents import Documents
+from clickloop.retriever.ledger import entries, verify
+from clickloop.retriever.schema import live
+from clickloop.retriever.types import Document
+
+IN_THE_NIGHT = (
+    ("before", "check_index"),
+    ("before", "mark_ready"),
+    ("before", "hand_over"),  # the one before "_catch_up" is where `asked` begins
+    ("before", "_switch"),
+    ("before", "_retire"),
+    ("after", "hand_over"),
+)
+WHILE_SERVING = (
+    ("before", "_catch_up"),
+    ("before", "_verify"),
+    ("before", "_switch"),
+    ("before", "_retire"),
+    ("after", "_retire"),
+)
+NEW = [Document(f"new/{number}", "", f"{number} k l new") for number in range(5)]
+
+
+@pytest.fixture
+def copy(tmp_path: Path, lesson_settings: LessonSettings) -> Callable[[Path], Settings]:
+    """Settings of a copy with documents that no index holds yet, and one document deleted that all do."""
+
+    def made(folder: Path) -> Settings:
+        settings = lesson_settings(Path(shutil.copytree(folder, tmp_path / "data")))
+        loop = ClickLoop(settings)
+        loop.add_documents(NEW)
+        loop.delete_document("0/0")
+        loop.close()
+        return settings
+
+    return made
+
+
+@pytest.mark.parametrize(("when", "step"), IN_THE_NIGHT)
+def test_the_night_killed_at_a_step(when: str, step: str, judged: Path, copy: Callable[[Path], Settings]) -> None:
+    settings = copy(judged)
+    kill(settings, "night", when, step)
+    check(settings)
+
+
+@pytest.mark.parametrize(("when", "step"), WHILE_SERVING)
+def test_the_service_killed_at_a_step(when: str, step: str, asked: Path, copy: Callable[[Path], Settings]) -> None:
+    settings = copy(asked)
+    kill(settings, "serve", when, step)
+    check(settings)
+
+
+def check(settings: Settings) -> None:
+    """Starts the service and the night again: one promotion, one live build, and every document as acknowledged."""
+    loop = ClickLoop(settings)
+    interrupted = loop.runs.unfinished()
+    assert interrupted is not None
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    assert len(loop.search("a k", k=5)) == 5, "the service answers before the run is resumed"
+    run = loop.run_night(interrupted.id, lambda _step, _share: None)
+    assert (run.state, run.outcome) == ("finished", "promoted"), run.reasons
+    moved = [orjson.loads(entry.content) for entry in entries(loop.database) if entry.kind == "switch"]
+    assert [(one["reason"], one["state"]) for one in moved] == [("bootstrap", "done"), ("promotion", "done")]
+    assert verify(loop.database) == []
+    with loop.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(live)) == 1
+    pointer, opened = loop.releases.live(), loop.live.current
+    assert pointer is not None
+    assert (pointer.id, pointer.release_id) == (moved[-1]["build"], moved[-1]["release"])
+    until(lambda: (build := opened()) is not None and build.build.id == pointer.id)
+    assert {build.state for build in loop.releases.builds() if build.id != pointer.id} == {"retired"}
+    assert set(loop.store.names()) == {build.id for build in loop.releases.builds()}, "no orphaned index"
+    loop.wait_for(loop.documents.revision())
+    found = {hit.id for hit in loop.search("0 k new", k=1000, log=False)}
+    assert {document.id for document in (*NEW, kill_at_step.LAST)} <= found
+    assert "0/0" not in found
+    build = opened()
+    assert build is not None
+    assert build.index.count() == loop.documents.count()
+    loop.close()
+
+
+def test_an_index_with_vectors_of_another_model_does_not_go_live(asked: Path, copy: Callable[[Path], Settings]) -> None:
+    loop = ClickLoop(copy(asked))
+    wanted, before = loop.releases.wanted(), loop.releases.live()
+    assert wanted is not None
+    index = loop.store.open(wanted.build_id)
+    for stored in Documents(loop.database).sample(1, loop.releases.build(wanted.build_id).revision):
+        wrong = np.ones((1, 32), dtype=np.float32) / np.sqrt(np.float32(32))
+        index.upsert([stored.key], wrong, [stored.document.payload])
+    index.close()
+    loop.start(nights=False)
+    until(lambda: loop.releases.switch(wanted.id).state != "requested")
+    refused = loop.releases.switch(wanted.id)
+    assert refused.state == "refused"
+    assert "another vector for document" in str(refused.error)
+    after = loop.releases.live()
+    assert before is not None
+    assert after is not None
+    assert after.id == before.id
+    loop.close()

@@ -1,0 +1,73 @@
+"""A GPU without room: smaller steps, the same model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+from clickloop.retriever.errors import ModelError
+from clickloop.trainer.finetune import MINI_BATCH, finetune
+from clickloop.trainer.mine import Triplet
+from clickloop.trainer.recipe import FineTuning
+
+TRIPLETS = [Triplet(f"{query} k", f"{n % 10} l", f"{(n + 3) % 10} m") for n, query in enumerate("abcdefghij" * 8)]
+Tune = Callable[[str], np.ndarray[Any, Any]]
+
+
+@pytest.fixture
+def tune(tiny_model: Path, tmp_path: Path) -> Tune:
+    """Trains on 80 triplets and gives the vectors of a few texts."""
+
+    def tuned(name: str) -> np.ndarray[Any, Any]:
+        dials = FineTuning(epochs=1, batch_size=40, learning_rate=1e-3, max_tokens=16)
+        model, _ = finetune(
+            tiny_model, TRIPLETS, [], tmp_path / name, dials, prompts={}, seed=0, progress=lambda _share: None
+        )
+        return np.asarray(model.encode(["a k", "3 l", "j m"], show_progress_bar=False))
+
+    return tuned
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets a GPU have room for so many texts at a time when they are embedded with gradients, as on the way back."""
+    embed = CachedMultipleNegativesRankingLoss.embed_minibatch
+
+    def limit(texts: int) -> None:
+        def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs["end"] - kwargs["begin"] > texts and kwargs["with_grad"]:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            return embed(self, *args, **kwargs)
+
+        monkeypatch.setattr(CachedMultipleNegativesRankingLoss, "embed_minibatch", limited)
+
+    return limit
+
+
+def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
+    tune: Tune, room_for: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = tune("with room")
+    room_for(MINI_BATCH // 4)
+    found = tune("without")
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert f"training goes on with {MINI_BATCH // 4} texts at a time" in caplog.text
+
+
+def test_without_room_for_a_single_text_the_settings_to_change_are_named(
+    tune: Tune, room_for: Callable[[int], None]
+) -> None:
+    room_for(0)
+    with pytest.raises(ModelError, match=r"lower training\.max_tokens = 16 or training\.batch_size = 40"):
+        tune("never")
+
+
+def test_the_untuned_model_differs_from_the_tuned_one(tune: Tune, tiny_model: Path) -> None:
+    """Otherwise the comparison above would say nothing."""
+    untuned = SentenceTransformer(str(tiny_model), device="cpu").encode(["a k", "3 l", "j m"], show_progress_bar=False)
+    assert np.abs(tune("tuned") - np.asarray(untuned)).max() > 0.01
