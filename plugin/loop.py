@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from ..retriever.database import Database
 from ..retriever.documents import Documents
 from ..retriever.edge import EdgeStore
-from ..retriever.errors import ClickLoopError, DataFolderError, WaitExceeded
+from ..retriever.errors import ClickLoopError, DataFolderError, InvalidInput, WaitExceeded
 from ..retriever.follower import Follower
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock, open_lock
@@ -29,6 +29,7 @@ from ..retriever.qdrant import open_qdrant
 from ..retriever.releases import Releases
 from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who
+from ..trainer.golden import read_golden
 from ..trainer.nightly import Night
 from ..trainer.runs import Run, Runs
 from .auth import Keys
@@ -102,6 +103,7 @@ class ClickLoop:
             self._opening = threading.Thread(target=self._open, args=(begin, on_failure), name="opening", daemon=True)
             self._opening.start()
             if nights:
+                self._try_golden()
                 self._nights.open()
 
     def close(self) -> None:
@@ -253,6 +255,13 @@ class ClickLoop:
             log.error("%s", self.failure)
             if on_failure is not None:
                 on_failure()
+
+    def _try_golden(self) -> None:
+        """The nights need it, the searches do not: a broken file is told early and keeps nobody from searching."""
+        try:
+            read_golden(self.settings.golden)
+        except InvalidInput as error:
+            log.error("nightly runs will fail: %s", error)
 
     def _announce_admin_key(self) -> None:
         """Only the process that runs the service may change keys, so not before it has the index."""

@@ -1,7 +1,7 @@
 """Reports of nightly runs for people: one self-contained page each, and the list of all."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,18 @@ OUTCOMES = {
     "skipped": "skipped: there was not enough to learn from",
     "failed": "failed",
 }
+GUARDS = {
+    "self-retrieval": "titles, or first sentences, find their own document",
+    "identifiers": "words that one document alone has, such as codes, find it",
+    "collapse": "documents stay as different from each other as they were",
+    "latency": "queries are encoded about as fast as before",
+    "golden": "queries that an admin judged find what is right",
+}
+SLICES = {
+    "head": "the most-searched clusters, which make up half of the judged searches",
+    "tail": "all other clusters",
+    "unlike training": "clusters that share at most half of their words with any query that was trained on",
+}
 
 
 class Reports:
@@ -36,7 +48,10 @@ class Reports:
             lstrip_blocks=True,
         )
         self._pages.filters["time"] = _time
-        self._pages.filters["signed"] = lambda value: f"{value:+.4f}"
+        self._pages.filters["signed"] = lambda value: "–" if value is None else f"{value:+.4f}"
+        self._pages.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
+        self._pages.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
+        self._pages.filters["interval"] = _interval
 
     def data(self, run: Run) -> dict[str, Any]:
         """The report as JSON: the run as it is now, with what the night wrote."""
@@ -60,6 +75,8 @@ class Reports:
         return page.render(
             run=asdict(run),
             outcome=OUTCOMES.get(run.outcome or "", run.state),
+            guards=GUARDS,
+            slices=SLICES,
             metrics=metrics,
             evidence=evidence,
             drawings=drawings,
@@ -68,6 +85,11 @@ class Reports:
     def index(self, runs: Sequence[Run]) -> str:
         rows = [{**asdict(run), "says": OUTCOMES.get(run.outcome or "", run.state)} for run in runs]
         return self._pages.get_template("runs.html").render(runs=rows)
+
+
+def _interval(estimate: Mapping[str, float | None]) -> str:
+    low, high = estimate["low"], estimate["high"]
+    return "–" if low is None else f"{low:+.4f} to {high:+.4f}"
 
 
 def _time(moment: float | None) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..retriever.errors import ClickLoopError
-from ..trainer.recipe import FineTuning, Guards, Mining, Promotion, Recipe, Split
+from ..trainer.recipe import FineTuning, GoldenFiles, Guards, Mining, Promotion, Recipe, Split
 
 SECRETS = {"admin_key", "api_key", "database_url"}
 
@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     training: FineTuning = FineTuning()
     promotion: Promotion = Promotion()
     guards: Guards = Guards()
+    golden: GoldenFiles = GoldenFiles()
     seed: int = Field(0, ge=0, description="of sampling and training")
 
     @field_validator("database_url")
@@ -121,6 +122,7 @@ class Settings(BaseSettings):
             training=self.training,
             promotion=self.promotion,
             guards=self.guards,
+            golden=self.golden,
             seed=self.seed,
         )
 

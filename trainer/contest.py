@@ -1,6 +1,6 @@
 """Champion and candidate over one corpus, by the artefacts that serve, on the searches of a log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +13,9 @@ from ..retriever.types import Keys, Release, Vectors
 from .clicks import ClickModel, corrected_gains, count_people, judge
 from .corpus import Corpus
 from .evaluate import DEPTH, Result, compare, judged_queries
-from .guards import Guarded, collapse, identifiers, retrieval, titles
+from .golden import Golden, GoldenScores, score
+from .guards import Guarded, collapse, identifiers, latency, retrieval, titles
+from .guards import golden as golden_guard
 from .recipe import Guards
 
 
@@ -43,6 +45,10 @@ class Contest:
         self._sides = champion, candidate
         self._shadows = [ShadowIndex(corpus.keys, side.vectors) for side in self._sides]
 
+    @property
+    def candidate_id(self) -> str:
+        return self._sides[1].release.id
+
     def results(self, log: pl.DataFrame, clicks: ClickModel, wordings: Mapping[str, str]) -> list[Result]:
         """Per-query results on the searches of this log that the champion answered. Results of another release would
         favour a candidate that resembles it: what only that one found would have gains.
@@ -56,16 +62,26 @@ class Contest:
         first, second = ((shadow, side.queries(asked)) for shadow, side in zip(self._shadows, self._sides, strict=True))
         return compare(judged, first, second, self._ids)
 
-    def guards(self, dials: Guards) -> list[Guarded]:
+    def golden(self, golden: Golden) -> GoldenScores:
+        first, second = (partial(self._find_ids, side) for side in range(2))
+        return score(golden, set(self._ids.values()), first, second)
+
+    def guards(self, dials: Guards, queries: Collection[str], golden: GoldenScores | None) -> list[Guarded]:
+        """`queries` are what people ask."""
         first, second = (partial(self._find, side) for side in range(2))
         champion, candidate = self._sides
-        return [
+        found = [
             retrieval("self-retrieval", titles(self._documents), first, second, dials.self_retrieval),
             retrieval("identifiers", identifiers(self._documents), first, second, dials.identifiers),
             collapse(champion.vectors, candidate.vectors, dials.collapse),
+            latency(champion.encoder.query, candidate.encoder.query, queries, dials.latency),
         ]
+        return found if golden is None else [*found, golden_guard(golden, dials.golden)]
 
     def _find(self, side: int, queries: Sequence[str]) -> list[list[int]]:
         """Keys of the best DEPTH documents of each query, best first."""
         found: list[list[int]] = self._shadows[side].query(self._sides[side].queries(queries), DEPTH)[0].tolist()
         return found
+
+    def _find_ids(self, side: int, queries: Sequence[str]) -> list[list[str]]:
+        return [[self._ids[key] for key in keys] for keys in self._find(side, queries)]

@@ -1,7 +1,7 @@
 """Champion and candidate side by side: what people's clicks say about both."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ class Judged:
 
     `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
     because whoever asks looks for something, shown or not; `chosen`: documents that are probably relevant, with that
-    probability.
+    probability; `visible`: the probability that at least one shown document is relevant, without which no gain can be
+    seen.
     """
 
     query: str
@@ -34,6 +35,7 @@ class Judged:
     gains: dict[str, float]
     ideal: float
     chosen: dict[str, float]
+    visible: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Result:
 
     nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for what
     was shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
-    documents, missing where none is known.
+    documents, missing where none is known. `champion_unseen` and `candidate_unseen` are the shares of the hits that no
+    judge was ever shown.
     """
 
     query: str
@@ -52,6 +55,9 @@ class Result:
     champion_hits: list[str]  # document ids, best first
     candidate_hits: list[str]
     chosen: dict[str, float]
+    visible: float
+    champion_unseen: float
+    candidate_unseen: float
 
     @property
     def delta(self) -> float:
@@ -79,6 +85,7 @@ def judged_queries(
                 gains=dict(zip(group["document_id"], group["gain"], strict=True)),
                 ideal=max(1.0, _dcg(sorted(relevance.values(), reverse=True)[:DEPTH])),
                 chosen={document_id: value for document_id, value in relevance.items() if value >= CHOSEN},
+                visible=1 - math.prod(1 - value for value in relevance.values()),
             )
         )
     return result
@@ -105,9 +112,16 @@ def compare(
             champion_hits=runs[0][i],
             candidate_hits=runs[1][i],
             chosen=item.chosen,
+            visible=item.visible,
+            champion_unseen=_unseen(item, runs[0][i]),
+            candidate_unseen=_unseen(item, runs[1][i]),
         )
         for i, item in enumerate(judged)
     ]
+
+
+def _unseen(item: Judged, hits: Sequence[str]) -> float:
+    return sum(document_id not in item.gains for document_id in hits) / len(hits)
 
 
 def _dcg(gains: Iterable[float]) -> float:
@@ -151,10 +165,15 @@ class Evidence:
 
 
 def evidence(results: Sequence[Result]) -> Evidence:
+    return Evidence(tuple(by_cluster(results, lambda result: result.delta)), len(results))
+
+
+def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
+    """The mean of the value over the queries of each cluster."""
     clusters: dict[str, list[float]] = {}
     for result in results:
-        clusters.setdefault(result.cluster, []).append(result.delta)
-    return Evidence(tuple(float(np.mean(values)) for values in clusters.values()), len(results))
+        clusters.setdefault(result.cluster, []).append(value(result))
+    return [float(np.mean(values)) for values in clusters.values()]
 
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:
@@ -162,3 +181,13 @@ def summary(results: Sequence[Result], side: str) -> dict[str, float]:
     found = [getattr(result, side) for result in results]
     means = {name: [values[name] for values in found if name in values] for name in METRICS}
     return {name: float(np.mean(values)) if values else 0.0 for name, values in means.items()}
+
+
+def visibility(results: Sequence[Result]) -> dict[str, float]:
+    """What these results can see, as means over the queries: the probability that a shown document is relevant at all,
+    and the share of each side's hits that no judge was ever shown and that therefore count as nothing.
+    """
+    if not results:
+        return {}
+    names = ("visible", "champion_unseen", "candidate_unseen")
+    return {name: float(np.mean([getattr(result, name) for result in results])) for name in names}

@@ -3,9 +3,12 @@
 Each is a test of non-inferiority: the lower end of the 95 % interval of the mean change may not fall below −tolerance.
 """
 
+import math
 import re
+import secrets
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,12 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..retriever.types import StoredDocument, Vectors
-from .gate import Sample
+from .gate import INTERVAL_Z, Sample
+from .golden import GoldenScores
 from .split import draw
 
 PROBES = 300  # documents a guard asks for
 PAIRS = 2000  # pairs of documents whose similarity tells a collapse
 FEWEST = 30  # with fewer probes a guard says nothing
+TIMED = 60  # queries that are timed
+ROUNDS = 3  # of which a query's fastest counts
+UNNOTICED_MS = 1.0  # a loss of time that nobody feels; on a busy machine it is noise
 RANDOM_SEED = 0
 Values = npt.NDArray[np.floating[Any]]
 
@@ -33,9 +40,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """One guard's finding; `change` is candidate minus champion, and `low` the least that must be reckoned with."""
+    """One guard's finding in units of its `measure`; `low` is the least change, candidate minus champion, that must be
+    reckoned with, below 0 for a loss.
+    """
 
     name: str
+    measure: str
     n: int
     champion: float
     candidate: float
@@ -46,15 +56,21 @@ class Guarded:
     def holds(self) -> bool:
         return self.low >= -self.tolerance
 
+    @property
+    def silent(self) -> bool:
+        return self.n < FEWEST
+
     def says(self) -> str:
+        if self.silent:
+            return f"guard {self.name} says nothing: {self.n} probes, at least {FEWEST} are needed"
         verb = "holds" if self.holds else "is broken"
         return (
-            f"guard {self.name} {verb}: {self.champion:.3f} → {self.candidate:.3f} on {self.n}, a loss of up to "
-            f"{max(-self.low, 0.0):.3f} must be reckoned with, allowed is {self.tolerance:g}"
+            f"guard {self.name} {verb}: {self.measure} {self.champion:.3f} → {self.candidate:.3f} on {self.n}, a loss "
+            f"of up to {max(-self.low, 0.0):.3f} must be reckoned with, allowed is {self.tolerance:.3g}"
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "holds": self.holds}
+        return {**asdict(self), "holds": self.holds, "silent": self.silent}
 
 
 def titles(documents: Sequence[StoredDocument]) -> list[Probe]:
@@ -94,7 +110,7 @@ def retrieval(
         np.array([_reciprocal_rank(keys, probe.key) for keys, probe in zip(find(queries), probes, strict=True)])
         for find in (champion, candidate)
     )
-    return _guarded(name, first, second, tolerance)
+    return _guarded(name, "reciprocal rank", first, second, tolerance)
 
 
 def collapse(champion: Vectors, candidate: Vectors, tolerance: float) -> Guarded:
@@ -105,14 +121,61 @@ def collapse(champion: Vectors, candidate: Vectors, tolerance: float) -> Guarded
     first, second = (
         1 - np.einsum("ij,ij->i", vectors[pairs[:, 0]], vectors[pairs[:, 1]]) for vectors in (champion, candidate)
     )
-    return _guarded("collapse", first, second, tolerance)
+    return _guarded("collapse", "distance", first, second, tolerance)
 
 
-def _guarded(name: str, champion: Values, candidate: Values, tolerance: float) -> Guarded:
+def golden(scores: GoldenScores, tolerance: float) -> Guarded:
+    """nDCG@10 by an admin's judgments."""
+    return _guarded("golden", "nDCG@10", scores.champion, scores.candidate, tolerance)
+
+
+def latency(
+    champion: Callable[[str], object],
+    candidate: Callable[[str], object],
+    queries: Collection[str],
+    tolerance: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Guarded:
+    """Milliseconds to encode a query; `tolerance` is a share of the champion's.
+
+    Both sides take turns, so that whatever else the machine does slows both. A query's fastest round counts, and the
+    median over all queries of candidate / champion, with its distribution-free interval.
+    """
+    asked = sorted(set(queries), key=draw)[:TIMED]
+    n = len(asked)
+    if n < FEWEST:
+        return Guarded("latency", "ms a query", n, 0.0, 0.0, 0.0, tolerance)
+    fastest = np.full((2, n), np.inf)
+    for number in range(ROUNDS + 1):  # the first warms up
+        new = secrets.token_hex(2)  # makes a query one that no cache of an encoder knows
+        for i, query in enumerate(asked):
+            for side in (0, 1) if (number + i) % 2 else (1, 0):
+                took = _seconds((champion, candidate)[side], f"{query} {new}", clock)
+                if number:
+                    fastest[side, i] = min(fastest[side, i], took)
+    ratios = np.sort(fastest[1] / fastest[0])
+    highest = ratios[min(math.ceil(n / 2 + INTERVAL_Z * math.sqrt(n) / 2), n - 1)]
+    before, after = (float(ms) for ms in np.median(fastest, axis=1) * 1000)
+    allowed = max(tolerance * before, UNNOTICED_MS)
+    return Guarded("latency", "ms a query", n, before, after, before * float(1 - highest), allowed)
+
+
+def summed_up(found: Sequence[Guarded]) -> str:
+    """Of guards of which none is broken."""
+    return "; ".join([f"none of {len(found)} guards is broken", *(guard.says() for guard in found if guard.silent)])
+
+
+def _guarded(name: str, measure: str, champion: Values, candidate: Values, tolerance: float) -> Guarded:
     change = Sample.of((candidate - champion).tolist())
     if change.n < FEWEST:
-        return Guarded(name, change.n, 0.0, 0.0, 0.0, tolerance)
-    return Guarded(name, change.n, float(champion.mean()), float(candidate.mean()), change.low, tolerance)
+        return Guarded(name, measure, change.n, 0.0, 0.0, 0.0, tolerance)
+    return Guarded(name, measure, change.n, float(champion.mean()), float(candidate.mean()), change.low, tolerance)
+
+
+def _seconds(encode: Callable[[str], object], query: str, clock: Callable[[], float]) -> float:
+    began = clock()
+    encode(query)
+    return clock() - began
 
 
 def _reciprocal_rank(keys: Sequence[int], right: int) -> float:

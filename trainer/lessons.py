@@ -12,6 +12,7 @@ from ..retriever.types import Release
 from .clicks import ClickModel, count_people, fit, judge
 from .contest import Side
 from .corpus import Corpus
+from .golden import Golden, read_golden
 from .mine import Pair, StoredVectors, Triplet, positives, triplets
 from .recipe import Recipe
 from .snapshot import Bounds, ever_clicked, fingerprint, first_clusters, read_log, without_robots, wordings
@@ -24,7 +25,9 @@ class Skipped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """`log` is all of it without robots; `champion` the release it is about; `counts` is for the report."""
+    """`log` is all of it without robots; `champion` the release it is about; `counts` is for the report;
+    `golden` is what an admin judged.
+    """
 
     champion: str
     log: pl.DataFrame
@@ -36,10 +39,15 @@ class Lessons:
     wordings: dict[str, str]
     counts: dict[str, Any]
     data_sha256: str
+    golden: Golden | None
 
 
 def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: Recipe) -> Lessons:
-    """From the searches that the champion was not trained on; those of nights without a promotion add up."""
+    """From the searches that the champion was not trained on; those of nights without a promotion add up.
+
+    Raises InvalidInput when the golden judgments cannot be read, before anything else is done.
+    """
+    golden = read_golden(recipe.golden)
     everything = read_log(database, bounds, after=champion.lineage.get("log_seq", 0))
     impressions, robots = without_robots(everything, recipe.mining.max_searches_per_person)
     parts = split(impressions, first_clusters(database, bounds), recipe.split)
@@ -73,6 +81,7 @@ def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: 
         wordings=wordings(impressions),
         counts=counts,
         data_sha256=fingerprint(everything),
+        golden=golden,
     )
 
 

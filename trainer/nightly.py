@@ -24,16 +24,18 @@ from . import report
 from .challenge import Challengers, Followed, preferences
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors, read_corpus
-from .evaluate import Result, evidence
+from .evaluate import Result, evidence, visibility
 from .finetune import finetune
 from .gate import Challenger, Decision, Sample, decide, follow, screen, stronger
+from .guards import summed_up
 from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
 from .mine import Triplet
 from .promote import build_index, check_index, hand_over, mark_ready
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
 from .screen import saving, screening_rows
-from .snapshot import Bounds, bounds_now
+from .slices import by_slice
+from .snapshot import Bounds, bounds_now, cluster_of
 from .split import untaught
 
 log = logging.getLogger(__name__)
@@ -178,8 +180,11 @@ class Night:
         """The decision and the results on the holdout."""
         contest = Contest(corpus, champion, candidate)
         holdout = contest.results(lessons.parts.holdout, lessons.clicks, lessons.wordings)
+        searched = lessons.parts.holdout.filter(pl.col("release") == lessons.champion)
+        slices = by_slice(holdout, searched, {cluster_of(pair.query) for pair in lessons.training})
+        self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
         looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
-        decision = self._with_guards(run, contest, decide(_sample(holdout), looks, dials))
+        decision = self._with_guards(run, lessons, contest, decide(_sample(holdout), looks, dials))
         self._decided(run, lessons, champion.release, candidate.release, decision, holdout)
         return decision, holdout
 
@@ -198,7 +203,8 @@ class Night:
     ) -> None:
         """Writes the decision down with what it saw."""
         sides = {"champion": champion.id, "candidate": candidate.id}
-        self._runs.decided(run.id, decision, **sides, data_sha256=lessons.data_sha256)
+        golden = None if lessons.golden is None else lessons.golden.sha256
+        self._runs.decided(run.id, decision, **sides, data_sha256=lessons.data_sha256, golden_sha256=golden)
         self._runs.detail(run.id, metrics=report.metrics_json(results, decision))
         report.write_evidence(self._folder / run.id, results, decision)
 
@@ -254,7 +260,7 @@ class Night:
         results: list[Result] = []
         if followed.judged_by != run.id:
             followed, results = self._hear(run, followed, release, lessons, contest)
-        decision = self._with_guards(run, contest, follow(followed.state, self._recipe.promotion))
+        decision = self._with_guards(run, lessons, contest, follow(followed.state, self._recipe.promotion))
         self._runs.detail(run.id, challenger=_challenger_json(followed, decision))
         if decision.outcome == "rejected":
             self._challengers.drop()
@@ -269,16 +275,20 @@ class Night:
         self._hand_over(run, build_id, steps)
         return True
 
-    def _with_guards(self, run: Run, contest: Contest, decision: Decision) -> Decision:
+    def _with_guards(self, run: Run, lessons: Lessons, contest: Contest, decision: Decision) -> Decision:
         """The decision, turned where it promotes a model that breaks a guard."""
+        golden = None if lessons.golden is None else contest.golden(lessons.golden)
+        if golden is not None:
+            self._runs.detail(run.id, golden=report.golden_json(golden, contest.candidate_id))
         if decision.outcome != "promoted":
             return decision
-        found = contest.guards(self._recipe.guards)
-        self._runs.detail(run.id, guards={guard.name: guard.as_json() for guard in found})
+        found = contest.guards(self._recipe.guards, lessons.wordings.values(), golden)
+        asked = {guard.name: guard.as_json() | {"release": contest.candidate_id} for guard in found}
+        self._runs.detail(run.id, guards=asked)
         broken = [guard.says() for guard in found if not guard.holds]
         if broken:
             return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
-        return replace(decision, reasons=(*decision.reasons, f"all {len(found)} guards hold"))
+        return replace(decision, reasons=(*decision.reasons, summed_up(found)))
 
     def _hear(
         self, run: Run, followed: Followed, release: Release, lessons: Lessons, contest: Contest
@@ -366,7 +376,7 @@ class Night:
         return {
             "champion": champion.id,
             "data_sha256": lessons.data_sha256,
-            "recipe": self._recipe.model_dump(),
+            "recipe": self._recipe.model_dump(mode="json"),
             "packages": report.packages(),
         }
 

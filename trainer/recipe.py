@@ -1,8 +1,9 @@
 """The dials of a night. Everything that is not here is derived."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Dials(BaseModel):
@@ -53,6 +54,23 @@ class Guards(_Dials):
     self_retrieval: float = Field(0.02, ge=0, le=1, description="loss of reciprocal rank when titles are asked for")
     identifiers: float = Field(0.02, ge=0, le=1, description="the same for words of one document only, such as codes")
     collapse: float = Field(0.1, ge=0, le=1, description="rise of the mean cosine of random pairs of documents")
+    golden: float = Field(0.05, ge=0, le=1, description="loss of nDCG@10 on golden judgments")
+    latency: float = Field(
+        0.5, ge=0, description="how much slower queries may be encoded, as a share of the champion's time"
+    )
+
+
+class GoldenFiles(_Dials):
+    judgments: Path | None = Field(None, description="CSV: query, document_id, relevance; or TREC qrels")
+    queries: Path | None = Field(
+        None, description="texts of the queries of qrels: JSON lines as in BEIR, or id, tab, text"
+    )
+
+    @model_validator(mode="after")
+    def _queries_of_judgments(self) -> Self:
+        if self.queries is not None and self.judgments is None:
+            raise ValueError("queries without judgments: set golden.judgments too")
+        return self
 
 
 class Recipe(_Dials):
@@ -61,4 +79,5 @@ class Recipe(_Dials):
     training: FineTuning = FineTuning()
     promotion: Promotion = Promotion()
     guards: Guards = Guards()
+    golden: GoldenFiles = GoldenFiles()
     seed: int = Field(0, ge=0, description="of sampling and training")

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from ..retriever.releases import write_whole
-from .evaluate import DECIDES, Result, summary
+from .evaluate import DECIDES, Result, by_cluster, evidence, summary
 from .gate import Decision, Sample
+from .golden import GoldenScores
+from .guards import FEWEST
 from .runs import Run
 
 SHOWN = 15  # queries that got better, and as many that got worse
@@ -54,6 +56,34 @@ def estimate_json(found: Sample) -> dict[str, float | None]:
         "mean": found.mean,
         "low": found.low if known else None,
         "high": found.high if known else None,
+    }
+
+
+def slices_json(slices: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
+    """Means of nDCG@10 over clusters of queries, and the change with its interval, for every slice."""
+    return {
+        name: {
+            "champion": _mean(by_cluster(results, lambda result: result.champion[DECIDES])),
+            "candidate": _mean(by_cluster(results, lambda result: result.candidate[DECIDES])),
+            "change": estimate_json(Sample.of(evidence(results).values)),
+        }
+        for name, results in slices.items()
+    }
+
+
+def golden_json(scores: GoldenScores, release: str) -> dict[str, Any]:
+    """What an admin's judgments say about this release. No p-value: they decide nothing beyond their guard."""
+    return {
+        "release": release,
+        "sha256": scores.of.sha256,
+        "queries": len(scores.of.relevant),
+        "judged_queries": scores.judged,
+        "documents": scores.documents,
+        "missing_documents": scores.missing,
+        "champion": _mean(scores.champion.tolist()),
+        "candidate": _mean(scores.candidate.tolist()),
+        "change": estimate_json(Sample.of((scores.candidate - scores.champion).tolist())),
+        "enough": len(scores.champion) >= FEWEST,
     }
 
 
@@ -99,6 +129,10 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _dump(content: dict[str, Any]) -> bytes:

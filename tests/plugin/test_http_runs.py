@@ -1,16 +1,21 @@
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.trainer import report
-from clickloop.trainer.evaluate import Result
+from clickloop.trainer.evaluate import Result, visibility
 from clickloop.trainer.gate import Decision, Sample
+from clickloop.trainer.golden import Golden, GoldenScores
+from clickloop.trainer.guards import Guarded
 from clickloop.trainer.runs import Run
+from clickloop.trainer.screen import saving
 
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\"'&"
 ACTIVE = {"script", "img", "iframe", "link", "object", "embed", "base", "form", "video", "audio", "image"}
@@ -36,18 +41,39 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
         champion_hits=[HOSTILE, "red-1"],
         candidate_hits=["red-1", HOSTILE],
         chosen={HOSTILE: 0.9},
+        visible=0.9,
+        champion_unseen=0.1,
+        candidate_unseen=0.4,
     )
     decision = Decision("rejected", (HOSTILE,), Sample.of([-0.2, 0.22]), look=1, level=0.01, p_value=0.4)
     worse = replace(result, candidate=dict.fromkeys(METRICS, 0.25))
     folder = loop.settings.data_dir / "runs" / queued.id
     folder.mkdir(parents=True)
     report.write_evidence(folder, [result, worse], decision)
+    broken = Guarded(HOSTILE, HOSTILE, 50, 0.75, 0.5, -0.375, 0.125)
+    scores = GoldenScores(Golden({}, HOSTILE), np.array([0.5, 0.25]), np.array([0.5, 0.5]), 2, 9, 4)
     metrics = {"champion": METRICS, "candidate": METRICS, "delta": METRICS}
     loop.runs.detail(
         queued.id,
         metrics={**metrics, "interval": [-0.2, 0.2], "queries": 2, "clusters": 2},
         mining={HOSTILE: HOSTILE},
         lineage={"recipe": {HOSTILE: HOSTILE}},
+        guards={
+            HOSTILE: {**broken.as_json(), "release": HOSTILE},
+            "latency": {**replace(broken, name="latency", n=3, low=0.0).as_json(), "release": HOSTILE},
+        },
+        slices=report.slices_json({HOSTILE: [result, worse], "tail": []}),
+        visibility=visibility([result, worse]),
+        golden=report.golden_json(scores, HOSTILE),
+        challenger={
+            "run": HOSTILE,
+            "release": HOSTILE,
+            "nights": 3,
+            "queries": report.estimate_json(Sample.of([0.1, 0.2])),
+            "people": report.estimate_json(Sample()),
+            "reasons": [HOSTILE],
+        },
+        screen=saving(100, 400, 1.0, passed=False),
     )
     loop.runs.finish(queued.id, "rejected", [HOSTILE])
     run = loop.runs.get(queued.id)
@@ -160,6 +186,32 @@ def test_a_report_is_json_or_a_page_as_asked_for(api: httpx.Client, judged: Run)
     assert page.headers["content-type"].startswith("text/html")
     assert judged.id in page.text
     assert page.text.count("<svg") == 2
+
+
+def test_a_page_says_what_guards_slices_challenger_and_screen_found(api: httpx.Client, judged: Run) -> None:
+    path = f"/v1/runs/{judged.id}/report"
+    text = " ".join(re.sub(r"<[^>]+>", " ", api.get(path, headers={"Accept": "text/html"}).text).split())
+    for part in (
+        "Broken guard:",
+        "broken &lt;script",
+        "50 0.7500 0.5000 0.3750 0.1250",
+        "latency queries are encoded about as fast as before says nothing: too few probes",
+        "On 90 % of the judged queries a shown document was probably relevant",
+        "counts as nothing, so the true gain is probably larger",
+        "10 % were never shown to a judge, of the candidate's 40 %",
+        "tail all other clusters 0 – –",
+        "4 of the 9 relevant documents do not exist",
+        "These are too few queries: the guard says nothing.",
+        "2 0.3750 0.5000 +0.1250",
+        "what people prefer, −1 to 1 0",
+        "not passed 100 400 300 3.0",
+    ):
+        assert part in text, part
+    data = body(api.get(path))
+    assert data["slices"]["tail"]["champion"] is None
+    assert data["visibility"]["visible"] == pytest.approx(0.9)
+    assert data["golden"]["missing_documents"] == 4
+    assert data["screen"]["documents_ranked"] == 100
 
 
 def test_the_check_of_pages_sees_dangers() -> None:

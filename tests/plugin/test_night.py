@@ -3,6 +3,8 @@
 Documents name a topic by a digit, queries by a letter. The random model knows nothing of that; the log teaches it.
 """
 
+import hashlib
+import logging
 import os
 import random
 import signal
@@ -10,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import combinations
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 from school import FILLERS, LessonSettings, documents, one_night, teach, until
 from sqlalchemy import func, select
@@ -20,10 +24,11 @@ from sqlalchemy import func, select
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.nights import spawn
 from clickloop.retriever.errors import Conflict
+from clickloop.retriever.ledger import entries
 from clickloop.retriever.schema import events, looks, switches
 from clickloop.retriever.types import Document
 from clickloop.trainer.nightly import Busy
-from clickloop.trainer.recipe import Promotion
+from clickloop.trainer.recipe import GoldenFiles, Promotion
 
 STEPS = (
     "reading the log",
@@ -295,3 +300,52 @@ def test_a_candidate_that_wins_and_ruins_a_guard_is_refused_and_says_which(
     assert not run.details["guards"]["self-retrieval"]["holds"]
     assert "guard self-retrieval is broken" in loop.reports.html(run)
     loop.close()
+
+
+def test_an_admins_judgments_refuse_a_candidate_that_wins_by_clicks(
+    folder: Path, lesson_settings: LessonSettings, tmp_path: Path
+) -> None:
+    """What the present model finds for letters that the lessons teach to overlook is declared to be right."""
+    golden = tmp_path / "golden.csv"
+    with ClickLoop(lesson_settings(folder)) as loop:
+        queries = [" ".join(letters) for letters in list(combinations(FILLERS, 2))[:60]]
+        right = [f"{query},{hit.id},{3 - hit.rank}\n" for query in queries for hit in loop.search(query, 2, log=False)]
+        before = loop.releases.live()
+    golden.write_text("query,document_id,relevance\nk l,vanished,1\n" + "".join(right))
+
+    loop = ClickLoop(lesson_settings(folder).model_copy(update={"golden": GoldenFiles(judgments=golden)}))
+    outcome = one_night(loop)
+    assert outcome.startswith("rejected"), outcome
+    assert "it is really better" in outcome
+    assert "guard golden is broken: nDCG@10" in outcome
+    live = loop.releases.live()
+    assert live is not None
+    assert before is not None
+    assert live.id == before.id
+    (run, *_), _ = loop.runs.page(1)
+    assert run.details["golden"]["missing_documents"] == 1
+    assert run.details["golden"]["change"]["high"] < 0
+    assert run.details["guards"]["latency"]["holds"]
+    assert set(run.details["slices"]) == {"head", "tail", "unlike training"}
+    assert 0 < run.details["visibility"]["visible"] <= 1
+    (decision,) = [orjson.loads(entry.content) for entry in entries(loop.database) if entry.kind == "decision"]
+    assert decision["golden_sha256"] == hashlib.sha256(golden.read_bytes()).hexdigest()
+    page = loop.reports.html(run)
+    for part in ("Broken guard: golden", "unlike training", "What this cannot see", "Golden judgments", "Screen"):
+        assert part in page
+    loop.close()
+
+
+def test_golden_judgments_that_cannot_be_read_fail_a_night_at_once_and_are_told_at_the_start_of_the_service(
+    folder: Path, lesson_settings: LessonSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    golden = tmp_path / "golden.csv"
+    golden.write_text("query,document_id,relevance\nk l,0/1,much\n")
+    loop = ClickLoop(lesson_settings(folder).model_copy(update={"golden": GoldenFiles(judgments=golden)}))
+    outcome = one_night(loop)
+    assert outcome.startswith("failed"), outcome
+    assert f"{golden}, line 2, relevance: 'much'" in outcome
+    assert "mining" not in loop.runs.page(1)[0][0].details, "nothing else was done"
+    with caplog.at_level(logging.ERROR), loop:
+        assert len(loop.search("a k", k=5)) == 5, "searches go on"
+    assert "line 2, relevance: 'much'" in caplog.text

@@ -144,3 +144,8 @@ def test_a_child_gets_the_same_settings_with_their_secrets(folder: Path) -> None
     assert child.data_dir == folder / "relative"
     assert child.model_dump(exclude={"data_dir", "admin_key"}) == settings.model_dump(exclude={"data_dir", "admin_key"})
     assert child.admin_key is None, "a nightly run needs no key of the API"
+
+
+def test_queries_of_golden_judgments_need_the_judgments() -> None:
+    assert "set golden.judgments too" in refused(golden={"queries": "queries.tsv"})
+    assert read_settings(golden={"judgments": "golden.csv"}).recipe.golden.judgments == Path("golden.csv")

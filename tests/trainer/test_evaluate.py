@@ -19,6 +19,7 @@ from clickloop.trainer.evaluate import (
     evidence,
     judged_queries,
     summary,
+    visibility,
 )
 
 DOCUMENTS = [f"d{number}" for number in range(1, 13)]
@@ -42,7 +43,7 @@ def side(*queries: Vectors) -> Side:
 
 def judged(gains: dict[str, float], query: str = "q", ideal: float = 1.0) -> Judged:
     chosen = {document_id: 0.9 for document_id, gain in gains.items() if gain >= 0.5}
-    return Judged(query, f"cluster of {query}", gains, ideal, chosen)
+    return Judged(query, f"cluster of {query}", gains, ideal, chosen, visible=0.9)
 
 
 def one(gains: dict[str, float], *best: str) -> dict[str, float]:
@@ -55,7 +56,7 @@ def one(gains: dict[str, float], *best: str) -> dict[str, float]:
 
 def result(delta: float, cluster: str = "c") -> Result:
     values = [dict.fromkeys(METRICS, 0.5 + sign * delta / 2) for sign in (-1, 1)]
-    return Result("q", cluster, values[0], values[1], [], [], {})
+    return Result("q", cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5)
 
 
 def test_gains_are_discounted_by_rank_and_may_be_negative() -> None:
@@ -112,6 +113,7 @@ def test_queries_without_clicks_judge_too_and_vanished_documents_do_not() -> Non
     first, second = judged_queries(judgments, gains, {"a": "A", "b": "B"}, {"d1": 1, "d2": 2})
     assert (first.gains, first.chosen, first.cluster) == ({"d1": 1.1}, {"d1": 0.9}, "A")
     assert (second.gains, second.chosen, second.ideal) == ({"d2": -0.2}, {}, 1.0)
+    assert (first.visible, second.visible) == (pytest.approx(0.9), pytest.approx(0.1))
 
 
 def test_a_cluster_is_one_value_however_many_queries_it_has() -> None:
@@ -131,3 +133,23 @@ def test_swapping_the_sides_turns_the_evidence_around(deltas: list[float]) -> No
 def test_a_result_can_be_written_to_a_report() -> None:
     (found,) = compare([judged({"d1": 1.0})], side(ranking("d1")), side(ranking("d2")), IDS)
     assert orjson.loads(orjson.dumps(found.as_json()))["chosen"] == {"d1": 0.9}
+
+
+def test_what_cannot_be_seen_is_told() -> None:
+    """A gain needs a relevant document that was shown, and hits that a judge was shown."""
+    gains = dict.fromkeys(DOCUMENTS[:5], 0.1)
+    found = compare([judged(gains)], side(ranking(*DOCUMENTS)), side(ranking(*DOCUMENTS[::-1])), IDS)
+    assert visibility(found) == {
+        "visible": pytest.approx(0.9),
+        "champion_unseen": pytest.approx(0.5),
+        "candidate_unseen": pytest.approx(0.7),
+    }
+    assert visibility([]) == {}
+
+
+def test_several_uncertain_documents_make_a_relevant_one_probable() -> None:
+    pairs = {"query": ["a", "a", "a"], "document_id": ["d1", "d2", "gone"]}
+    judgments = pl.DataFrame({**pairs, "relevance": [0.5, 0.4, 1.0]})
+    gains = pl.DataFrame({**pairs, "gain": [0.1, 0.1, 0.1]})
+    (found,) = judged_queries(judgments, gains, {"a": "A"}, {"d1": 1, "d2": 2})
+    assert found.visible == pytest.approx(1 - 0.5 * 0.6)

@@ -1,12 +1,27 @@
 """Guards: what a candidate may not ruin, and the name of what it ruined."""
 
+import random
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 import pytest
 
 from clickloop.retriever.types import Document, StoredDocument
-from clickloop.trainer.guards import FEWEST, PROBES, Probe, collapse, identifiers, retrieval, titles
+from clickloop.trainer.golden import Golden, GoldenScores
+from clickloop.trainer.guards import (
+    FEWEST,
+    PROBES,
+    Guarded,
+    Probe,
+    collapse,
+    golden,
+    identifiers,
+    latency,
+    retrieval,
+    summed_up,
+    titles,
+)
 
 COUNT = 200
 
@@ -100,3 +115,74 @@ def test_a_model_that_finds_all_documents_alike_has_collapsed() -> None:
     alike /= np.linalg.norm(alike, axis=1, keepdims=True)
     assert collapse(champion, champion[:, ::-1], 0.1).holds
     assert not collapse(champion, alike, 0.1).holds
+
+
+def scores(champion: float, candidate: float, count: int = COUNT) -> GoldenScores:
+    sides = np.full(count, champion), np.full(count, candidate)
+    return GoldenScores(Golden({}, "hash"), *sides, judged=count, documents=count, missing=0)
+
+
+def test_golden_judgments_guard_and_say_when_they_are_too_few() -> None:
+    assert golden(scores(0.5, 0.49), 0.02).holds
+    broken = golden(scores(0.5, 0.4), 0.02)
+    assert not broken.holds
+    assert "guard golden is broken: nDCG@10 0.500 → 0.400" in broken.says()
+    few = golden(scores(0.5, 0.1, FEWEST - 1), 0.02)
+    assert few.holds
+    assert few.as_json()["silent"]
+    said = summed_up([golden(scores(0.5, 0.5), 0.02), few])
+    assert "none of 2 guards is broken; guard golden says nothing: 29 probes" in said
+
+
+class Machine:
+    """A clock, and encoders that take their time on it; other work makes every third call five times as slow."""
+
+    def __init__(self) -> None:
+        self.now, self.chance = 0.0, random.Random(1)
+
+    def encoder(self, ms: float) -> Callable[[str], None]:
+        known: set[str] = set()
+
+        def encode(text: str) -> None:
+            if text not in known:
+                self.now += ms / 1000 * self.chance.uniform(1, 1.2) * self.chance.choice((1, 1, 5))
+            known.add(text)
+
+        for number in range(100):
+            encode(f"query {number}")
+        return encode
+
+    def guard(self, champion: float, candidate: float, queries: int = 100) -> Guarded:
+        asked = [f"query {number}" for number in range(queries)]
+        return latency(self.encoder(champion), self.encoder(candidate), asked, 0.5, lambda: self.now)
+
+
+@pytest.mark.parametrize(("candidate", "holds"), [(2.0, True), (2.5, True), (3.5, False), (9.4, False), (0.5, True)])
+def test_a_model_that_answers_much_more_slowly_breaks_the_guard_on_a_busy_machine_too(
+    candidate: float, holds: bool
+) -> None:
+    found = Machine().guard(2.0, candidate)
+    assert found.holds == holds
+    assert found.champion == pytest.approx(2.1, rel=0.2)
+    assert found.candidate == pytest.approx(candidate * 1.05, rel=0.2)
+    assert found.low == pytest.approx(found.champion - found.candidate, abs=0.1 * candidate)
+
+
+def test_what_nobody_feels_is_no_loss_of_time() -> None:
+    assert Machine().guard(0.1, 0.4).holds
+    assert not Machine().guard(0.1, 4.0).holds
+
+
+def test_a_second_measurement_is_not_answered_from_a_cache() -> None:
+    machine, queries = Machine(), [f"query {number}" for number in range(60)]
+    champion = machine.encoder(2.0)
+    first = latency(champion, machine.encoder(2.0), queries, 0.5, lambda: machine.now)
+    second = latency(champion, machine.encoder(2.0), queries, 0.5, lambda: machine.now)
+    assert first.holds
+    assert second.holds
+    assert second.champion == pytest.approx(first.champion, rel=0.2)
+
+
+def test_too_few_queries_tell_no_latency() -> None:
+    assert Machine().guard(2.0, 20.0, FEWEST - 1).silent
+    assert latency(str, str, ["again"] * 100, 0.5, count().__next__).silent
