@@ -164,7 +164,7 @@ def health_routes(missing: Callable[[], list[str]], registry: CollectorRegistry)
 
 def releases_json(releases: Releases) -> list[dict[str, Any]]:
     live = releases.live()
-    kept = {build.release_id for build in releases.builds() if build.state in ("ready", "retired")}
+    kept = {build.release_id for build in [live, *releases.retired()] if build is not None}
     return [
         {
             "id": release.id,

@@ -97,6 +97,10 @@ class Owner:
         """Something was written: look at once instead of at the next poll."""
         self._wake.set()
 
+    def release(self) -> None:
+        """Lets the next process own the index."""
+        self._lock.release()
+
     def close(self) -> None:
         """Ends the thread, closes the index, and lets the next process own it."""
         self._stop.set()
@@ -104,7 +108,7 @@ class Owner:
         if self._thread is not None:
             self._thread.join()
         self._live.close()
-        self._lock.release()
+        self.release()
 
     def tick(self) -> bool:
         """Indexes some of what was written and grants the oldest wish; True while there is more to do."""
@@ -113,7 +117,10 @@ class Owner:
         if not busy and (wanted := self._releases.wanted()) is not None:
             self._grant(wanted)
             busy = True
-        return self._challenge() or busy
+        busy = self._challenge() or busy
+        if not busy and self._releases.builds("rejected"):
+            self._drop_old_builds()
+        return busy
 
     def index_all(self, progress: Callable[[int, int], None]) -> None:
         """Indexes everything that was written, for a process that does not serve: with the fastest encoder, and with
@@ -188,20 +195,29 @@ class Owner:
             present = None
         if wanted is None:
             return False
-        if present is None:
-            try:
-                present = self._open(wanted)
-            except NotReady:
-                raise
-            except ClickLoopError:
-                log.warning("the challenger %s cannot be opened and is given up", wanted.release_id, exc_info=True)
-                with self._database.write() as connection:
-                    drop_challenger(connection)
-                return False
-            while self._indexer.step(present) == STEP:
-                pass
-            self._live.challenge(present)
-        return self._indexer.step(present) == STEP
+        try:
+            if present is None:
+                present = self._caught_up(wanted)
+                self._live.challenge(present)
+            return self._indexer.step(present) == STEP
+        except NotReady:
+            raise
+        except ClickLoopError:
+            log.warning("the challenger %s cannot be kept and is given up", wanted.release_id, exc_info=True)
+            self._live.challenge(None)
+            with self._database.write() as connection:
+                drop_challenger(connection)
+            return False
+
+    def _caught_up(self, build: Build) -> OpenBuild:
+        """Opened and brought close to the newest revision."""
+        opened = self._open(build)
+        try:
+            self._catch_up(opened, self._live.current())
+        except BaseException:
+            opened.retire()
+            raise
+        return opened
 
     def _catch_up(self, opened: OpenBuild, current: OpenBuild | None) -> None:
         """Brings a build close to the newest revision while the live one is kept current too."""
@@ -305,15 +321,18 @@ class Owner:
             self._night.release()
 
     def _drop_old_builds(self) -> None:
-        """Keeps the builds a rollback may go to and those that wait for an approval."""
-        builds = self._releases.builds()
-        retired = [build for build in builds if build.state == "retired"]
-        for build in [*retired[KEPT_BUILDS - 1 :], *(build for build in builds if build.state == "rejected")]:
+        """Keeps the builds a rollback may go to, those that were live last, and those that wait for an approval."""
+        for build in [*self._releases.retired()[KEPT_BUILDS - 1 :], *self._releases.builds("rejected")]:
             self._store.drop(build.id)
             self._releases.forget_build(build.id)
             self._releases.drop_unused(build.release_id)
-        kept = self._releases.builds()
-        self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
+        if not self._night.acquire():
+            return  # a build that is being made may still need every tombstone
+        try:
+            kept = self._releases.builds()
+            self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
+        finally:
+            self._night.release()
 
 
 def drop_half_made(releases: Releases, store: IndexStore) -> None:

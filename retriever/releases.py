@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from .database import Database
 from .encoder import TEMPLATE, export_artefacts
-from .errors import ModelError, NotFound
+from .errors import Conflict, ModelError, NotFound
 from .ledger import append
 from .model import sha256
 from .schema import builds, challenger, counted, live, releases, runs, switches
@@ -128,19 +128,40 @@ class Releases:
             raise NotFound("build", build_id)
         return Build(**row._mapping)
 
-    def builds(self) -> Sequence[Build]:
+    def builds(self, state: str | None = None) -> Sequence[Build]:
+        """The newest first."""
+        statement = select(builds).order_by(builds.c.created_at.desc(), builds.c.id.desc())
+        if state is not None:
+            statement = statement.where(builds.c.state == state)
         with self._database.read() as connection:
-            rows = connection.execute(select(builds).order_by(builds.c.created_at.desc(), builds.c.id.desc())).all()
-        return [Build(**row._mapping) for row in rows]
+            return [Build(**row._mapping) for row in connection.execute(statement)]
+
+    def retired(self) -> Sequence[Build]:
+        """Builds that were live, the one that was so last first."""
+        left = (
+            select(switches.c.former_build_id, func.max(switches.c.finished_at).label("at"))
+            .where(switches.c.state == "done", switches.c.former_build_id != switches.c.build_id)
+            .group_by(switches.c.former_build_id)
+            .subquery()
+        )
+        statement = (
+            select(builds)
+            .outerjoin(left, left.c.former_build_id == builds.c.id)
+            .where(builds.c.state == "retired")
+            .order_by(left.c.at.desc(), builds.c.id.desc())
+        )
+        with self._database.read() as connection:
+            return [Build(**row._mapping) for row in connection.execute(statement)]
 
     def newest_build(self, release_id: str) -> Build:
-        """The build a rollback to this release would use."""
+        """The build that answers from this release, or would after a rollback: one that was live."""
         with self._database.read() as connection:
             known = connection.scalar(select(releases.c.id).where(releases.c.id == release_id))
         if known is None:
             raise NotFound("release", release_id)
-        for build in self.builds():
-            if build.release_id == release_id and build.state in ("ready", "retired"):
+        present = self.live()
+        for build in [*([] if present is None else [present]), *self.retired()]:
+            if build.release_id == release_id:
                 return build
         raise NotFound("a kept build of release", release_id)
 
@@ -192,18 +213,9 @@ class Releases:
 
     def former(self) -> str:
         """The release that was live before the present one. Raises NotFound when there is none."""
-        statement = (
-            select(builds.c.release_id)
-            .join(switches, switches.c.former_build_id == builds.c.id)
-            .where(switches.c.state == "done")
-            .order_by(switches.c.finished_at.desc())
-            .limit(1)
-        )
-        with self._database.read() as connection:
-            found = connection.scalar(statement)
-        if found is None:
-            raise NotFound("release", "before the present one")
-        return str(found)
+        for build in self.retired():
+            return build.release_id
+        raise NotFound("release", "before the present one")
 
 
 def add_switch(connection: Connection, build_id: str, reason: str, requested_by: str, run_id: str | None) -> int:
@@ -242,11 +254,13 @@ def end_challenger(connection: Connection, state: str) -> str | None:
 
 def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
     """Moves the pointer to the switch's build, or notes why not, and says so in the run that wished for it; the
-    caller's transaction holds it together.
+    caller's transaction holds it together. Raises Conflict as `check_champion` does.
     """
     values: dict[str, object] = {"finished_at": time.time(), "error": error}
     wish = connection.execute(select(switches).where(switches.c.id == switch_id)).one()
     if error is None:
+        if wish.reason == "promotion":
+            check_champion(connection, wish.run_id)
         build_id = wish.build_id
         former = connection.scalar(select(live.c.build_id))
         if former is None:
@@ -274,6 +288,15 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
     )
     if wish.run_id is not None:
         settle_run(connection, wish.run_id, error)
+
+
+def check_champion(connection: Connection, run_id: str) -> None:
+    """Raises Conflict when what is live now is not what the candidate of this run was compared with."""
+    details = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
+    champion = details.get("lineage", {}).get("champion")
+    present = connection.scalar(select(builds.c.release_id).join(live, live.c.build_id == builds.c.id))
+    if champion is not None and present != champion:
+        raise Conflict(f"superseded: the candidate of {run_id} won against {champion}, but {present} is live now")
 
 
 def show_step(database: Database, run_id: str | None, step: str) -> None:

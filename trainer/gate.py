@@ -212,7 +212,7 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
 
     if people.high < 0 or (queries.high < dials.min_effect and people.mean <= 0):
         return answer("rejected", "a worthwhile gain can be ruled out")
-    if found.p_value <= found.level:
+    if found.p_value <= found.level and nights <= CHALLENGER_NIGHTS:
         if found is by_queries and queries.mean < dials.min_effect:
             return answer("rejected", f"it is better, but by less than is worth a switch ({dials.min_effect:g})")
         return answer("promoted", "it is really better")

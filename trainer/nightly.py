@@ -17,7 +17,7 @@ from ..retriever.encoder import open_encoder, truncated
 from ..retriever.errors import ClickLoopError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
-from ..retriever.owner import Owner
+from ..retriever.owner import Owner, drop_half_made
 from ..retriever.releases import Releases, write_whole
 from ..retriever.types import Release
 from . import report
@@ -81,17 +81,17 @@ class Night:
             raise Busy(f"another nightly run is active ({self._lock.holder()})")
         try:
             run = self._runs.start(run_id, bounds_now(self._database))
-            if run.attempts > MAX_ATTEMPTS:
-                self._runs.finish(run_id, "failed", [f"interrupted {MAX_ATTEMPTS} times; given up"])
-            else:
-                self._guarded(run, show)
+            self._guarded(run, show)
         finally:
             self._lock.release()
         return self._runs.get(run_id)
 
     def _guarded(self, run: Run, show: Progress) -> None:
+        steps = _Steps(self._runs, run.id, show, self._timings)
         try:
-            self._learn_and_judge(run, _Steps(self._runs, run.id, show, self._timings))
+            if run.attempts > MAX_ATTEMPTS and run.outcome is None:
+                raise ClickLoopError(f"interrupted {MAX_ATTEMPTS} times; given up")
+            self._learn_and_judge(run, steps)
         except Skipped as reason:
             self._runs.finish(run.id, "skipped", [str(reason)])
         except Exception as error:
@@ -99,6 +99,7 @@ class Night:
             message = str(error) if isinstance(error, ClickLoopError) else f"{type(error).__name__}: {error}"
             self._runs.finish(run.id, "failed", [message])
         finally:
+            steps.end()
             self._runs.detail(run.id, timings=self._timings)
             report.write(self._folder / run.id, self._runs.get(run.id))
             self._clean(run.id)
@@ -111,6 +112,7 @@ class Night:
         work = self._folder / run.id
         work.mkdir(parents=True, exist_ok=True)
         champion_release = self._champion(run)
+        drop_half_made(self._releases, self._store)  # and a store that cannot be reached ends the run before any work
 
         steps.begin("reading the log")
         assert run.log_seq is not None
@@ -119,6 +121,8 @@ class Night:
         lessons = read_lessons(self._database, bounds, champion_release, self._recipe)
         self._runs.detail(run.id, mining=lessons.counts, lineage=self._lineage(champion_release, lessons))
         followed = self._challengers.of(champion_release.id)
+        if followed is not None and followed.run_id == run.id:
+            followed = None  # made by this run before it was interrupted: it is heard from the next night on
         if followed is None:
             check_enough(len(lessons.training), self._recipe)
 
@@ -170,7 +174,8 @@ class Night:
         self._runs.detail(run.id, screen=saving(len(rows), len(corpus.keys), seconds, passed=refused is None))
         if refused is None:
             return True
-        self._decided(run, lessons, champion.release, release, refused, results)
+        self._decided(run, lessons, release, refused)
+        self._saw(run, refused, results)
         self._runs.finish(run.id, refused.outcome, list(refused.reasons))
         return False
 
@@ -185,7 +190,8 @@ class Night:
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
         looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
         decision = self._with_guards(run, lessons, contest, decide(_sample(holdout), looks, dials))
-        self._decided(run, lessons, champion.release, candidate.release, decision, holdout)
+        self._decided(run, lessons, candidate.release, decision)
+        self._saw(run, decision, holdout)
         return decision, holdout
 
     def _side(self, corpus: Corpus, release: Release, steps: "_Steps", *, keep: bool) -> Side:
@@ -193,18 +199,14 @@ class Night:
         return Side(release, vectors, open_encoder(self._releases.folder(release.id), release))
 
     def _decided(
-        self,
-        run: Run,
-        lessons: Lessons,
-        champion: Release,
-        candidate: Release,
-        decision: Decision,
-        results: Sequence[Result],
+        self, run: Run, lessons: Lessons, candidate: Release, decision: Decision, *, first: bool = True
     ) -> None:
-        """Writes the decision down with what it saw."""
-        sides = {"champion": champion.id, "candidate": candidate.id}
         golden = None if lessons.golden is None else lessons.golden.sha256
-        self._runs.decided(run.id, decision, **sides, data_sha256=lessons.data_sha256, golden_sha256=golden)
+        inputs = {"champion": lessons.champion, "candidate": candidate.id, "data_sha256": lessons.data_sha256}
+        self._runs.decided(run.id, decision, first=first, **inputs, golden_sha256=golden)
+
+    def _saw(self, run: Run, decision: Decision, results: Sequence[Result]) -> None:
+        """What the decision was about, for the report."""
         self._runs.detail(run.id, metrics=report.metrics_json(results, decision))
         report.write_evidence(self._folder / run.id, results, decision)
 
@@ -262,16 +264,14 @@ class Night:
             followed, results = self._hear(run, followed, release, lessons, contest)
         decision = self._with_guards(run, lessons, contest, follow(followed.state, self._recipe.promotion))
         self._runs.detail(run.id, challenger=_challenger_json(followed, decision))
+        self._decided(run, lessons, release, decision, first=False)
         if decision.outcome == "rejected":
             self._challengers.drop()
         if decision.outcome != "promoted":
             return False
-        self._runs.update(run.id, reasons=list(decision.reasons))
-        build_id = followed.build_id
-        if build_id is None:
-            build_id = self._build(run, corpus, challenger, results, steps)
-        else:
-            self._runs.update(run.id, build_id=build_id)
+        if results:
+            self._saw(run, replace(decision, sample=followed.state.queries), results)
+        build_id = followed.build_id or self._build(run, corpus, challenger, results, steps)
         self._hand_over(run, build_id, steps)
         return True
 
@@ -333,11 +333,18 @@ class Night:
         self._challengers.keep(followed, champion.release.id, {_query(result) for result in holdout})
 
     def _build(self, run: Run, corpus: Corpus, candidate: Side, results: Sequence[Result], steps: "_Steps") -> str:
-        """A new index from the judged vectors, checked; returns its build."""
-        build_id = self._releases.add_build(candidate.release.id).id
+        """A new index from the judged vectors, checked; returns its build. What a crash left half made is redone."""
+        build_id = run.id.replace("run-", "build-", 1)
+        if self._ready(build_id):
+            return build_id
+        live = self._releases.live()
+        assert live is not None
+        self._store.check_room(len(corpus.keys), candidate.release.dimension, like=live.id)
+        self._releases.add_build(candidate.release.id, build_id)
         try:
             index = build_index(self._store, build_id, candidate.release, corpus, candidate.vectors, steps.progress)
             try:
+                steps.begin("checking the new index")
                 probes = candidate.queries([result.query for result in results])
                 least = self._recipe.promotion.min_recall
                 checks: dict[str, float] = check_index(index, corpus, candidate.vectors, probes, least)
@@ -350,15 +357,18 @@ class Night:
         folder = self._releases.folder(candidate.release.id)
         cut = truncated(folder, candidate.release, [stored.document for stored in corpus.documents])
         self._runs.detail(run.id, build={**checks, "documents": len(corpus.keys), "truncated": cut})
-        self._runs.update(run.id, build_id=build_id)
         mark_ready(self._database, build_id, corpus.revision)
         return build_id
 
     def _hand_over(self, run: Run, build_id: str, steps: "_Steps") -> None:
-        """To the owner, or first to an admin who has to approve."""
+        """To the owner, or first to an admin who has to approve. From here on a resumed run only waits for the switch:
+        `build_id` is what the gate let through, never the build of a candidate short of evidence.
+        """
+        self._runs.update(run.id, build_id=build_id)
         reasons = self._runs.get(run.id).reasons
+        release_id = self._releases.build(build_id).release_id
         if self._recipe.promotion.mode == "approve":
-            self._challengers.leave(build_id)
+            self._challengers.leave(release_id)
             self._runs.wait_for_approval(run.id)
             return
         steps.begin("handing over")
@@ -367,10 +377,12 @@ class Night:
             self._runs.supersede(run.id)
             self._runs.finish(run.id, "promoted", reasons)
         else:
+            if self._challengers.any() == release_id:
+                self._challengers.drop()  # otherwise it would win, and be refused, every night
             self._runs.finish(run.id, "rejected", [*reasons, f"the switch was refused: {refused}"])
 
     def _ready(self, build_id: str) -> bool:
-        return any(build.id == build_id and build.state != "building" for build in self._releases.builds())
+        return any(build.id == build_id for state in ("ready", "retired") for build in self._releases.builds(state))
 
     def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
         return {
@@ -398,17 +410,21 @@ class _Steps:
         self._step, self._began, self._written = "", time.monotonic(), 0.0
 
     def begin(self, step: str) -> None:
+        self.end()
         self._step, self._began = step, time.monotonic()
         self._runs.update(self._run_id, step=step, progress=0.0)
         self._show(step, 0.0)
 
     def progress(self, share: float) -> None:
         now = time.monotonic()
-        self._timings[self._step] = round(now - self._began, 3)
         self._show(self._step, share)
         if now - self._written > 1.0:
             self._written = now
             self._runs.update(self._run_id, progress=share)
+
+    def end(self) -> None:
+        if self._step:
+            self._timings[self._step] = round(time.monotonic() - self._began, 3)
 
 
 def _sample(results: Sequence[Result]) -> Sample:
@@ -429,8 +445,8 @@ def _challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
         "release": followed.release_id,
         "look": followed.state.k,
         "nights": followed.state.nights,
-        "queries": report.estimate_json(followed.state.queries),
-        "people": report.estimate_json(followed.state.people),
+        "queries": report.estimate_json(followed.state.queries) | {"p_value": followed.state.queries.p_value},
+        "people": report.estimate_json(followed.state.people) | {"p_value": followed.state.people.votes_p_value},
         "level": decision.level,
         "outcome": decision.outcome,
         "reasons": list(decision.reasons),

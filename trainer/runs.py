@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, or_, select, union
 from ..retriever.database import Database
 from ..retriever.errors import Conflict, NotFound
 from ..retriever.ledger import append
-from ..retriever.releases import add_switch, new_id, set_build
+from ..retriever.releases import add_switch, check_champion, new_id, set_build
 from ..retriever.schema import builds, challenger, live, looks, runs, switches
 from .gate import Decision
 from .snapshot import Bounds
@@ -125,9 +125,9 @@ class Runs:
             counted = select(func.count()).select_from(looks).where(looks.c.run_id != run_id)
             return int(connection.execute(counted).scalar_one())
 
-    def decided(self, run_id: str, decision: Decision, **inputs: Any) -> None:
-        """Writes the decision, and the look it spent, in one transaction; doing it again spends no other. `inputs`
-        (ids and hashes) go to the ledger.
+    def decided(self, run_id: str, decision: Decision, *, first: bool, **inputs: Any) -> None:
+        """Writes the decision, and the look that a `first` one spent, in one transaction; doing it again spends no
+        other. `inputs` (ids and hashes) go to the ledger.
         """
         row = {
             "k": decision.look,
@@ -138,7 +138,7 @@ class Runs:
             "at": time.time(),
         }
         with self._database.write() as connection:
-            if decision.look:
+            if first and decision.look:
                 connection.execute(self._database.insert(looks).on_conflict_do_nothing(index_elements=["run_id"]), row)
             append(connection, "decision", run=run_id, **inputs, **decision_json(decision))
             connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=list(decision.reasons)))
@@ -159,6 +159,7 @@ class Runs:
         """Asks the owner for the switch. Raises Conflict when the run does not wait, or no longer."""
         with self._database.write() as connection:
             run = self._waiting(connection, run_id)
+            check_champion(connection, run_id)
             add_switch(connection, str(run.build_id), "promotion", who, run_id)
             append(connection, "approval", run=run_id, build=run.build_id, by=who)
             approved = [*run.reasons, f"approved by {who}"]

@@ -267,6 +267,9 @@ def test_a_challenger_whose_gain_became_improbable_is_dropped() -> None:
 def test_a_challenger_is_not_followed_for_ever() -> None:
     assert followed(NEUTRAL, nights=CHALLENGER_NIGHTS - 1).outcome == "not_enough_evidence"
     assert followed(NEUTRAL, nights=CHALLENGER_NIGHTS).outcome == "rejected"
+    proof = spread(0.1, 0.3, 3000)
+    assert followed(proof, nights=CHALLENGER_NIGHTS).outcome == "promoted"
+    assert followed(proof, nights=CHALLENGER_NIGHTS + 1).outcome == "rejected", "no level is left"
 
 
 def test_the_strongest_candidate_is_followed() -> None:

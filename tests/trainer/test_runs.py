@@ -240,7 +240,7 @@ def test_what_was_approved_goes_live_although_a_newer_candidate_waits(runs: Runs
 def test_a_decision_spends_one_look_also_when_it_is_written_again(database: Database, runs: Runs) -> None:
     run_id = runs.queue("schedule").id
     for _ in range(2):
-        runs.decided(run_id, decision(look=1))
+        runs.decided(run_id, decision(look=1), first=True)
     with database.read() as connection:
         rows = connection.execute(select(looks.c.k, looks.c.run_id, looks.c.promoted)).all()
     assert [tuple(row) for row in rows] == [(1, run_id, True)]
@@ -249,7 +249,7 @@ def test_a_decision_spends_one_look_also_when_it_is_written_again(database: Data
 
 def test_a_decision_without_a_look_spends_none(runs: Runs) -> None:
     run_id = finished(runs)
-    runs.decided(run_id, decision(look=0, outcome="not_enough_evidence"))
+    runs.decided(run_id, decision(look=0, outcome="not_enough_evidence"), first=True)
     assert runs.looks_before("any other run") == 0
 
 
@@ -257,5 +257,5 @@ def test_only_the_looks_of_other_runs_came_before(runs: Runs) -> None:
     """So that a night that crashed after its decision comes to the same decision again."""
     made = [finished(runs) for _ in range(3)]
     for run_id in made[:2]:
-        runs.decided(run_id, decision(look=runs.looks_before(run_id) + 1, outcome="rejected"))
+        runs.decided(run_id, decision(look=runs.looks_before(run_id) + 1, outcome="rejected"), first=True)
     assert [runs.looks_before(run_id) for run_id in made] == [1, 1, 2]
