@@ -326,13 +326,9 @@ class Owner:
             self._store.drop(build.id)
             self._releases.forget_build(build.id)
             self._releases.drop_unused(build.release_id)
-        if not self._night.acquire():
-            return  # a build that is being made may still need every tombstone
-        try:
+        if not self._releases.run_is_active():  # what it builds may need every tombstone since it began
             kept = self._releases.builds()
             self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
-        finally:
-            self._night.release()
 
 
 def drop_half_made(releases: Releases, store: IndexStore) -> None:

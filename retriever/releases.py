@@ -187,6 +187,10 @@ class Releases:
             row = connection.execute(found.where(challenger.c.champion_id == present)).one_or_none()
         return None if row is None else Build(**row._mapping)
 
+    def run_is_active(self) -> bool:
+        with self._database.read() as connection:
+            return connection.scalar(select(runs.c.id).where(runs.c.state == "running").limit(1)) is not None
+
     def request_switch(self, build_id: str, reason: str, requested_by: str, run_id: str | None = None) -> int:
         """Asks the owner to make this build live; returns the number of the wish."""
         with self._database.write() as connection:
