@@ -57,14 +57,14 @@ class Nights:
         """Ends the child; its run goes on where it was at the next start."""
         with self._lock:
             self._closing = True
-            child = self._child
+            child, watcher = self._child, self._watcher
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.shutdown(wait=False)
         if child is not None:
             child.terminate()
-        if self._watcher is not None:
-            self._watcher.join()
+        if watcher is not None:
+            watcher.join()
 
     def _on_schedule(self) -> None:
         try:
@@ -74,23 +74,32 @@ class Nights:
 
     def _watch(self) -> None:
         with self._lock:
-            if self._closing or (self._watcher is not None and self._watcher.is_alive()):
-                return
-            self._watcher = threading.Thread(target=self._run_unfinished, name="nights", daemon=True)
-            self._watcher.start()
+            alive = self._watcher is not None and self._watcher.is_alive()
+            if not alive and not self._closing:
+                self._watcher = threading.Thread(target=self._run_unfinished, name="nights", daemon=True)
+                self._watcher.start()
 
     def _run_unfinished(self) -> None:
         """Starts a child for every run that is not finished, as long as one makes progress."""
-        while (run := self._runs.unfinished()) is not None:
-            with self._lock:
-                if self._closing:
-                    return
-                self._child = spawn(run.id, self._settings)
+        while (run := self._next()) is not None:
+            assert self._child is not None
             code = self._child.wait()
             again = self._runs.get(run.id)
             if code != 0 and again.attempts == run.attempts:
                 log.error("the nightly run %s cannot be started (exit status %d)", run.id, code)
+                with self._lock:
+                    self._watcher = None
                 return
+
+    def _next(self) -> Run | None:
+        """The run whose child was just started; without one the watcher ends, and a run queued later gets another."""
+        with self._lock:
+            run = None if self._closing else self._runs.unfinished()
+            if run is None:
+                self._watcher = None
+            else:
+                self._child = spawn(run.id, self._settings)
+            return run
 
 
 def spawn(run_id: str, settings: Settings) -> subprocess.Popen[bytes]:

@@ -38,7 +38,8 @@ def differences(deltas: Sequence[float], metric: str) -> Markup:
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set_xlabel("judged queries, sorted")
         axes.set_ylabel(f"change of {metric}")
-        axes.set_ylim(-1.05, 1.05)
+        reach = max([1.0, *map(abs, ordered)]) + 0.05  # corrected gains can go beyond 1
+        axes.set_ylim(-reach, reach)
 
     return _svg(draw, f"change of {metric} per query", (6, 2.6))
 

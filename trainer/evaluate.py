@@ -152,20 +152,9 @@ def _measure(judged: Sequence[Judged], hits: Sequence[Sequence[str]], ideal: flo
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+def evidence(results: Sequence[Result]) -> list[float]:
     """Independent units: the mean difference of each cluster of near-duplicate queries."""
-
-    values: tuple[float, ...]
-    queries: int
-
-    @property
-    def estimate(self) -> float:
-        return float(np.mean(self.values)) if self.values else 0.0
-
-
-def evidence(results: Sequence[Result]) -> Evidence:
-    return Evidence(tuple(by_cluster(results, lambda result: result.delta)), len(results))
+    return by_cluster(results, lambda result: result.delta)
 
 
 def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:

@@ -428,7 +428,7 @@ class _Steps:
 
 
 def _sample(results: Sequence[Result]) -> Sample:
-    return Sample.of(evidence(results).values)
+    return Sample.of(evidence(results))
 
 
 def _query(result: Result) -> str:

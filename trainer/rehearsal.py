@@ -199,4 +199,4 @@ class _Known:
 
 
 def _sample(results: Sequence[Result]) -> Sample:
-    return Sample.of(evidence(results).values)
+    return Sample.of(evidence(results))

@@ -65,7 +65,7 @@ def slices_json(slices: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
         name: {
             "champion": _mean(by_cluster(results, lambda result: result.champion[DECIDES])),
             "candidate": _mean(by_cluster(results, lambda result: result.candidate[DECIDES])),
-            "change": estimate_json(Sample.of(evidence(results).values)),
+            "change": estimate_json(Sample.of(evidence(results))),
         }
         for name, results in slices.items()
     }

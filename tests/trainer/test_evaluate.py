@@ -97,7 +97,7 @@ def test_all_queries_share_one_scale() -> None:
 def test_nothing_judged_gives_no_results_no_evidence_and_a_summary_of_zeros() -> None:
     empty = side(ranking("d1"))
     assert compare([], empty, empty, IDS) == []
-    assert evidence([]).values == ()
+    assert evidence([]) == []
     assert summary([], "champion") == dict.fromkeys(METRICS, 0.0)
 
 
@@ -118,16 +118,14 @@ def test_queries_without_clicks_judge_too_and_vanished_documents_do_not() -> Non
 
 def test_a_cluster_is_one_value_however_many_queries_it_has() -> None:
     found = evidence([result(0.2, "one"), result(0.4, "one"), result(-0.1, "other")])
-    assert found.values == (pytest.approx(0.3), pytest.approx(-0.1))
-    assert found.queries == 3
-    assert found.estimate == pytest.approx(0.1)
+    assert found == [pytest.approx(0.3), pytest.approx(-0.1)]
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=20))
 def test_swapping_the_sides_turns_the_evidence_around(deltas: list[float]) -> None:
     ahead = evidence([result(delta, str(i)) for i, delta in enumerate(deltas)])
     behind = evidence([result(-delta, str(i)) for i, delta in enumerate(deltas)])
-    assert np.allclose(ahead.values, [-value for value in behind.values])
+    assert np.allclose(ahead, [-value for value in behind])
 
 
 def test_a_result_can_be_written_to_a_report() -> None:

@@ -1,0 +1,86 @@
+"""Which build answers, which can be gone back to, and which promotions come too late."""
+
+from pathlib import Path
+
+import pytest
+
+from clickloop.retriever.database import Database
+from clickloop.retriever.errors import Conflict, NotFound
+from clickloop.retriever.releases import Releases, finish_switch, set_build
+from clickloop.retriever.schema import releases as table
+from clickloop.retriever.schema import runs
+
+
+@pytest.fixture
+def releases(database: Database, tmp_path: Path) -> Releases:
+    return Releases(database, tmp_path / "releases")
+
+
+def build(releases: Releases, database: Database, name: str) -> str:
+    """Ready to go live, of a release of its own."""
+    with database.write() as connection:
+        connection.execute(table.insert(), {"id": f"release-{name}", "created_at": 1.0})
+    made = releases.add_build(f"release-{name}", f"build-{name}").id
+    with database.write() as connection:
+        set_build(connection, made, state="ready")
+    return made
+
+
+def switch(
+    releases: Releases, database: Database, build_id: str, reason: str = "rollback", run: str | None = None
+) -> None:
+    number = releases.request_switch(build_id, reason, "test", run)
+    with database.write() as connection:
+        finish_switch(connection, number)
+
+
+def compared(database: Database, run_id: str, champion: str) -> None:
+    row = {"id": run_id, "state": "running", "step": "", "progress": 0.0, "reasons": [], "requested_by": "test"}
+    details = {"lineage": {"champion": champion}}
+    with database.write() as connection:
+        connection.execute(runs.insert(), {**row, "created_at": 1.0, "attempts": 1, "details": details})
+
+
+def test_the_build_that_was_live_last_is_the_first_to_go_back_to(releases: Releases, database: Database) -> None:
+    """A, B and C were promoted one after the other; an admin went back to A, and then D came."""
+    names = [build(releases, database, name) for name in "ABCD"]
+    for name in (*names[:3], names[0], names[3]):
+        switch(releases, database, name)
+    assert [one.id for one in releases.retired()] == ["build-A", "build-C", "build-B"]
+    assert releases.former() == "release-A"
+
+
+def test_asking_for_what_is_live_already_changes_nothing(releases: Releases, database: Database) -> None:
+    first, second = build(releases, database, "A"), build(releases, database, "B")
+    for name in (first, second, second):
+        switch(releases, database, name)
+    assert releases.former() == "release-A"
+    assert releases.newest_build("release-B").id == second
+
+
+def test_only_what_was_live_can_be_gone_back_to(releases: Releases, database: Database) -> None:
+    """What waits for an approval, or is shown to some people only, has to pass the gate."""
+    switch(releases, database, build(releases, database, "A"))
+    build(releases, database, "waiting")
+    assert releases.newest_build("release-A").id == "build-A"
+    with pytest.raises(NotFound):
+        releases.newest_build("release-waiting")
+    with pytest.raises(NotFound):
+        releases.former()
+
+
+def test_a_candidate_is_promoted_over_the_champion_it_won_against_only(releases: Releases, database: Database) -> None:
+    first, second, candidate = (build(releases, database, name) for name in ("A", "B", "new"))
+    switch(releases, database, first)
+    compared(database, "run-1", "release-A")
+    switch(releases, database, second)
+    with pytest.raises(Conflict, match=r"superseded.*release-A.*release-B"):
+        switch(releases, database, candidate, "promotion", "run-1")
+    live = releases.live()
+    assert live is not None
+    assert live.id == second
+    switch(releases, database, first)
+    switch(releases, database, candidate, "promotion", "run-1")
+    live = releases.live()
+    assert live is not None
+    assert live.id == candidate
