@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,24 @@ from .screen import saving, screening_rows
 from .slices import by_slice
 from .snapshot import Bounds, bounds_now, cluster_of
 from .split import untaught
+from .steps import Progress, Steps
 
 log = logging.getLogger(__name__)
-Progress = Callable[[str, float], None]
 
 
 class Busy(ClickLoopError):
     """Another nightly run is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tonight:
+    """What every stage after the reading works with."""
+
+    run: Run
+    steps: Steps
+    lessons: Lessons
+    corpus: Corpus
+    champion: Side
 
 
 class Night:
@@ -87,7 +98,7 @@ class Night:
         return self._runs.get(run_id)
 
     def _guarded(self, run: Run, show: Progress) -> None:
-        steps = _Steps(self._runs, run.id, show, self._timings)
+        steps = Steps(self._runs, run.id, show, self._timings)
         try:
             if run.attempts > MAX_ATTEMPTS and run.outcome is None:
                 raise ClickLoopError(f"interrupted {MAX_ATTEMPTS} times; given up")
@@ -104,7 +115,7 @@ class Night:
             report.write(self._folder / run.id, self._runs.get(run.id))
             self._clean(run.id)
 
-    def _learn_and_judge(self, run: Run, steps: "_Steps") -> None:
+    def _learn_and_judge(self, run: Run, steps: Steps) -> None:
         """The stages of a night, in order."""
         if run.build_id is not None and self._ready(run.build_id):
             self._hand_over(run, run.build_id, steps)
@@ -129,9 +140,10 @@ class Night:
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
         champion = self._side(corpus, champion_release, steps, keep=False)
+        tonight = Tonight(run, steps, lessons, corpus, champion)
         if followed is not None:
             steps.begin("judging the challenger")
-            if self._challenger_wins(run, followed, lessons, corpus, champion, steps):
+            if self._challenger_wins(tonight, followed):
                 return
         check_enough(len(lessons.training), self._recipe)
 
@@ -142,68 +154,65 @@ class Night:
         candidate_release = self._train(run, champion_release, *lesson_triplets, work, steps.progress)
 
         steps.begin("screening")
-        if not self._worth_a_look(run, lessons, corpus, champion, candidate_release, steps):
+        refused = self._screen(tonight, candidate_release)
+        if refused is not None:
+            self._runs.finish(run.id, refused.outcome, list(refused.reasons))
             return
 
         steps.begin("embedding documents with the candidate")
         candidate = self._side(corpus, candidate_release, steps, keep=True)
 
         steps.begin("judging")
-        decision, holdout = self._judge(run, lessons, corpus, champion, candidate)
+        decision, holdout = self._judge(tonight, candidate)
         if decision.outcome == "promoted":
             steps.begin("building the new index")
-            build_id = self._build(run, corpus, candidate, holdout, steps)
-            self._hand_over(run, build_id, steps)
+            self._hand_over(run, self._build(tonight, candidate, holdout), steps)
             return
         if decision.outcome == "not_enough_evidence" and decision.look:
-            self._challenge(run, decision, corpus, champion, candidate, holdout, steps)
+            self._challenge(tonight, decision, candidate, holdout)
         self._runs.finish(run.id, decision.outcome, list(decision.reasons))
 
-    def _worth_a_look(
-        self, run: Run, lessons: Lessons, corpus: Corpus, champion: Side, release: Release, steps: "_Steps"
-    ) -> bool:
-        """Whether the candidate gains on the development split, ranking few of the documents; ends the run if not."""
+    def _screen(self, tonight: Tonight, release: Release) -> Decision | None:
+        """Why the candidate is not worth a look: on the development split, ranking few of the documents."""
+        lessons, corpus = tonight.lessons, tonight.corpus
         part = lessons.parts.development
         queries = [lessons.wordings[query] for query in part["query"].unique().sort()]
-        rows = screening_rows(corpus, champion, part, queries, self._recipe.seed)
+        rows = screening_rows(corpus, tonight.champion, part, queries, self._recipe.seed)
         some, began = corpus.part(rows), time.monotonic()
-        candidate = self._side(some, release, steps, keep=True)
+        candidate = self._side(some, release, tonight.steps, keep=True)
         seconds = time.monotonic() - began
-        results = Contest(some, champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
+        results = Contest(some, tonight.champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
         refused = screen(_sample(results))
-        self._runs.detail(run.id, screen=saving(len(rows), len(corpus.keys), seconds, passed=refused is None))
-        if refused is None:
-            return True
-        self._decided(run, lessons, release, refused)
-        self._saw(run, refused, results)
-        self._runs.finish(run.id, refused.outcome, list(refused.reasons))
-        return False
+        spent = saving(len(rows), len(corpus.keys), seconds, passed=refused is None)
+        self._runs.detail(tonight.run.id, screen=spent)
+        if refused is not None:
+            self._decided(tonight, release, refused)
+            self._saw(tonight.run, refused, results)
+        return refused
 
-    def _judge(
-        self, run: Run, lessons: Lessons, corpus: Corpus, champion: Side, candidate: Side
-    ) -> tuple[Decision, list[Result]]:
+    def _judge(self, tonight: Tonight, candidate: Side) -> tuple[Decision, list[Result]]:
         """The decision and the results on the holdout."""
-        contest = Contest(corpus, champion, candidate)
+        run, lessons = tonight.run, tonight.lessons
+        contest = Contest(tonight.corpus, tonight.champion, candidate)
         holdout = contest.results(lessons.parts.holdout, lessons.clicks, lessons.wordings)
         searched = lessons.parts.holdout.filter(pl.col("release") == lessons.champion)
         slices = by_slice(holdout, searched, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
         looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
-        decision = self._with_guards(run, lessons, contest, decide(_sample(holdout), looks, dials))
-        self._decided(run, lessons, candidate.release, decision)
+        decision = self._with_guards(tonight, contest, decide(_sample(holdout), looks, dials))
+        self._decided(tonight, candidate.release, decision)
         self._saw(run, decision, holdout)
         return decision, holdout
 
-    def _side(self, corpus: Corpus, release: Release, steps: "_Steps", *, keep: bool) -> Side:
+    def _side(self, corpus: Corpus, release: Release, steps: Steps, *, keep: bool) -> Side:
         vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
         return Side(release, vectors, open_encoder(self._releases.folder(release.id), release))
 
-    def _decided(
-        self, run: Run, lessons: Lessons, candidate: Release, decision: Decision, *, first: bool = True
-    ) -> None:
+    def _decided(self, tonight: Tonight, candidate: Release, decision: Decision, *, first: bool = True) -> None:
+        lessons = tonight.lessons
         golden = None if lessons.golden is None else lessons.golden.sha256
         inputs = {"champion": lessons.champion, "candidate": candidate.id, "data_sha256": lessons.data_sha256}
-        self._runs.decided(run.id, decision, first=first, **inputs, golden_sha256=golden)
+        self._runs.decided(tonight.run.id, decision, first=first, **inputs, golden_sha256=golden)
 
     def _saw(self, run: Run, decision: Decision, results: Sequence[Result]) -> None:
         """What the decision was about, for the report."""
@@ -249,34 +258,34 @@ class Night:
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         return release
 
-    def _challenger_wins(
-        self, run: Run, followed: Followed, lessons: Lessons, corpus: Corpus, champion: Side, steps: "_Steps"
-    ) -> bool:
+    def _challenger_wins(self, tonight: Tonight, followed: Followed) -> bool:
         """One more night of the challenger. Its promotion ends the night: a new candidate would be compared with a
         champion that is none any more.
         """
+        run, steps = tonight.run, tonight.steps
         release = self._releases.get(followed.release_id)
         keep = followed.build_id is None  # otherwise the owner of the index stores the vectors of new documents
-        challenger = self._side(corpus, release, steps, keep=keep)
-        contest = Contest(corpus, champion, challenger)
+        challenger = self._side(tonight.corpus, release, steps, keep=keep)
+        contest = Contest(tonight.corpus, tonight.champion, challenger)
         results: list[Result] = []
         if followed.judged_by != run.id:
-            followed, results = self._hear(run, followed, release, lessons, contest)
-        decision = self._with_guards(run, lessons, contest, follow(followed.state, self._recipe.promotion))
-        self._runs.detail(run.id, challenger=_challenger_json(followed, decision))
-        self._decided(run, lessons, release, decision, first=False)
+            followed, results = self._hear(tonight, followed, release, contest)
+        decision = self._with_guards(tonight, contest, follow(followed.state, self._recipe.promotion))
+        self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
+        self._decided(tonight, release, decision, first=False)
         if decision.outcome == "rejected":
             self._challengers.drop()
         if decision.outcome != "promoted":
             return False
         if results:
             self._saw(run, replace(decision, sample=followed.state.queries), results)
-        build_id = followed.build_id or self._build(run, corpus, challenger, results, steps)
+        build_id = followed.build_id or self._build(tonight, challenger, results)
         self._hand_over(run, build_id, steps)
         return True
 
-    def _with_guards(self, run: Run, lessons: Lessons, contest: Contest, decision: Decision) -> Decision:
+    def _with_guards(self, tonight: Tonight, contest: Contest, decision: Decision) -> Decision:
         """The decision, turned where it promotes a model that breaks a guard."""
+        run, lessons = tonight.run, tonight.lessons
         golden = None if lessons.golden is None else contest.golden(lessons.golden)
         if golden is not None:
             self._runs.detail(run.id, golden=report.golden_json(golden, contest.candidate_id))
@@ -291,9 +300,10 @@ class Night:
         return replace(decision, reasons=(*decision.reasons, summed_up(found)))
 
     def _hear(
-        self, run: Run, followed: Followed, release: Release, lessons: Lessons, contest: Contest
+        self, tonight: Tonight, followed: Followed, release: Release, contest: Contest
     ) -> tuple[Followed, list[Result]]:
         """What arrived since the challenger's last night, of queries and people that did not count before."""
+        run, lessons = tonight.run, tonight.lessons
         assert run.log_seq is not None
         later = pl.col("search") > followed.log_seq
         heard = untaught(lessons.log, release.lineage["log_seq"], self._recipe.split).filter(later)
@@ -309,31 +319,24 @@ class Night:
         self._challengers.keep(now, lessons.champion, fresh)
         return now, results
 
-    def _challenge(
-        self,
-        run: Run,
-        decision: Decision,
-        corpus: Corpus,
-        champion: Side,
-        candidate: Side,
-        holdout: list[Result],
-        steps: "_Steps",
-    ) -> None:
+    def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, holdout: list[Result]) -> None:
         """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one."""
+        run, champion = tonight.run, tonight.lessons.champion
         assert run.log_seq is not None
-        present = self._challengers.of(champion.release.id)
+        present = self._challengers.of(champion)
         if not stronger(decision.sample, None if present is None else present.state):
             return
         build_id = None
         if self._recipe.promotion.evaluation_traffic:
-            steps.begin("building the challenger's index")
-            build_id = self._build(run, corpus, candidate, holdout, steps)
+            tonight.steps.begin("building the challenger's index")
+            build_id = self._build(tonight, candidate, holdout)
         state = Challenger(decision.look, 1, decision.sample)
         followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
-        self._challengers.keep(followed, champion.release.id, {_query(result) for result in holdout})
+        self._challengers.keep(followed, champion, {_query(result) for result in holdout})
 
-    def _build(self, run: Run, corpus: Corpus, candidate: Side, results: Sequence[Result], steps: "_Steps") -> str:
+    def _build(self, tonight: Tonight, candidate: Side, results: Sequence[Result]) -> str:
         """A new index from the judged vectors, checked; returns its build. What a crash left half made is redone."""
+        run, corpus, steps = tonight.run, tonight.corpus, tonight.steps
         build_id = run.id.replace("run-", "build-", 1)
         if self._ready(build_id):
             return build_id
@@ -360,7 +363,7 @@ class Night:
         mark_ready(self._database, build_id, corpus.revision)
         return build_id
 
-    def _hand_over(self, run: Run, build_id: str, steps: "_Steps") -> None:
+    def _hand_over(self, run: Run, build_id: str, steps: Steps) -> None:
         """To the owner, or first to an admin who has to approve. From here on a resumed run only waits for the switch:
         `build_id` is what the gate let through, never the build of a candidate short of evidence.
         """
@@ -402,31 +405,6 @@ class Night:
         shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
 
 
-class _Steps:
-    """Where a run is, for whoever watches: at once on the screen, about once a second in the database."""
-
-    def __init__(self, runs: Runs, run_id: str, show: Progress, timings: dict[str, float]) -> None:
-        self._runs, self._run_id, self._show, self._timings = runs, run_id, show, timings
-        self._step, self._began, self._written = "", time.monotonic(), 0.0
-
-    def begin(self, step: str) -> None:
-        self.end()
-        self._step, self._began = step, time.monotonic()
-        self._runs.update(self._run_id, step=step, progress=0.0)
-        self._show(step, 0.0)
-
-    def progress(self, share: float) -> None:
-        now = time.monotonic()
-        self._show(self._step, share)
-        if now - self._written > 1.0:
-            self._written = now
-            self._runs.update(self._run_id, progress=share)
-
-    def end(self) -> None:
-        if self._step:
-            self._timings[self._step] = round(time.monotonic() - self._began, 3)
-
-
 def _sample(results: Sequence[Result]) -> Sample:
     return Sample.of(evidence(results))
 
@@ -437,17 +415,3 @@ def _query(result: Result) -> str:
 
 def _person(person: str) -> str:
     return f"person {person}"
-
-
-def _challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
-    return {
-        "run": followed.run_id,
-        "release": followed.release_id,
-        "look": followed.state.k,
-        "nights": followed.state.nights,
-        "queries": report.estimate_json(followed.state.queries) | {"p_value": followed.state.queries.p_value},
-        "people": report.estimate_json(followed.state.people) | {"p_value": followed.state.people.votes_p_value},
-        "level": decision.level,
-        "outcome": decision.outcome,
-        "reasons": list(decision.reasons),
-    }

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from ..retriever.releases import write_whole
+from .challenge import Followed
 from .evaluate import DECIDES, Result, by_cluster, evidence, summary
 from .gate import Decision, Sample
 from .golden import GoldenScores
@@ -56,6 +57,22 @@ def estimate_json(found: Sample) -> dict[str, float | None]:
         "mean": found.mean,
         "low": found.low if known else None,
         "high": found.high if known else None,
+    }
+
+
+def challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
+    """One night of a challenger."""
+    state = followed.state
+    return {
+        "run": followed.run_id,
+        "release": followed.release_id,
+        "look": state.k,
+        "nights": state.nights,
+        "queries": estimate_json(state.queries) | {"p_value": state.queries.p_value},
+        "people": estimate_json(state.people) | {"p_value": state.people.votes_p_value},
+        "level": decision.level,
+        "outcome": decision.outcome,
+        "reasons": list(decision.reasons),
     }
 
 
