@@ -20,7 +20,7 @@ from .gate import INTERVAL_Z, Sample
 from .golden import GoldenScores
 from .split import draw
 
-PROBES = 300  # documents a guard asks for
+PROBES = 1000  # documents a guard asks for: fewer, and a model without any loss is refused by chance
 PAIRS = 2000  # pairs of documents whose similarity tells a collapse
 FEWEST = 30  # with fewer probes a guard says nothing
 TIMED = 60  # queries that are timed
