@@ -51,8 +51,8 @@ class Promotion(_Dials):
 class Guards(_Dials):
     """How much may get worse at most, by the lower end of the 95 % interval; a broken guard refuses a promotion."""
 
-    self_retrieval: float = Field(0.03, ge=0, le=1, description="loss of reciprocal rank when titles are asked for")
-    identifiers: float = Field(0.03, ge=0, le=1, description="the same for words of one document only, such as codes")
+    self_retrieval: float = Field(0.05, ge=0, le=1, description="loss of reciprocal rank when titles are asked for")
+    identifiers: float = Field(0.05, ge=0, le=1, description="the same for words of one document only, such as codes")
     collapse: float = Field(0.1, ge=0, le=1, description="rise of the mean cosine of random pairs of documents")
     golden: float = Field(0.05, ge=0, le=1, description="loss of nDCG@10 on golden judgments")
     latency: float = Field(
