@@ -17,7 +17,8 @@ print(json.dumps([documents(), documents()]))
 """
 
 
-UNDOCUMENTED_AT_FIRST = {"asyncio.TaskGroup", "asyncio.TaskGroup.create_task"}  # early releases of 3.11 have no text for them
+# Early releases of Python 3.11 have no text for them.
+UNDOCUMENTED_AT_FIRST = {"asyncio.TaskGroup", "asyncio.TaskGroup.create_task"}
 
 
 class Block(NamedTuple):
