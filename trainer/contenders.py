@@ -60,14 +60,14 @@ def contenders(
         best = encoded(f"taught {len(chosen)} true pairs", _taught(model, documents, queries, chosen, random))
         yield best
     for share in BLENDS:
-        yield _blend(f"{share:.0%} of what {best.name[len('taught ') :]} taught", base, best, share)
+        yield _blend(f"{share:.0%} of what {best.name.removeprefix('taught ')} taught", base, best, share)
     for count in MISTAUGHT:
         wrong = [(pairs[i][0], int(random.integers(len(documents)))) for i in shuffled[:count]]
         say(f"teaching {len(wrong)} wrong pairs")
         worst = encoded(f"taught {len(wrong)} wrong pairs", _taught(model, documents, queries, wrong, random))
         yield worst
     for share in WORSE_BLENDS:
-        yield _blend(f"{share:.0%} of what {worst.name[len('taught ') :]} taught", base, worst, share)
+        yield _blend(f"{share:.0%} of what {worst.name.removeprefix('taught ')} taught", base, worst, share)
     for size in WEIGHT_NOISE:
         yield encoded(f"weights with {size:.0%} noise", _shaken(model, size))
     for size in VECTOR_NOISE:
