@@ -15,16 +15,16 @@ from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.owner import Owner
 from clickloop.retriever.types import Document
-from clickloop.trainer import nightly
+from clickloop.trainer import promote
 from clickloop.trainer.challenge import Challengers
 
 PATIENCE_SECONDS = 120
 LAST = Document("last", "", "0 k written in the last moment")
 STEPS: dict[str, object] = {
-    "build_index": nightly,
-    "check_index": nightly,
-    "mark_ready": nightly,
-    "hand_over": nightly,
+    "build_index": promote,
+    "check_index": promote,
+    "mark_ready": promote,
+    "ask_owner": promote,
     "keep": Challengers,
     "_catch_up": Owner,
     "_verify": Owner,

@@ -14,6 +14,7 @@ import orjson
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.types import Document, Event, Search, Shown, Who
+from clickloop.trainer.runs import Run
 
 TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
 FILLERS = "klmnopqrstuvwxyz"
@@ -64,6 +65,16 @@ def kill(settings: Settings, who: str, when: str, step: str) -> None:
     ended = subprocess.run(command, input=orjson.dumps(settings.for_child()), capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert ended.stdout.decode().split() == [kill_at_step.LAST.id]
+
+
+def resume(loop: ClickLoop) -> Run:
+    """After a kill: the service starts and answers, and then the interrupted night goes on to its end."""
+    interrupted = loop.runs.unfinished()
+    assert interrupted is not None
+    loop.start(nights=False)
+    loop.wait_until_ready()
+    assert len(loop.search("a k", k=5)) == 5, "the service answers before the run is resumed"
+    return loop.run_night(interrupted.id, lambda _step, _share: None)
 
 
 def until(condition: Callable[[], bool]) -> None:

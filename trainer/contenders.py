@@ -54,20 +54,17 @@ def contenders(
 
     base = encoded("as it is", load_model(model))
     yield base
-    for count in TAUGHT:
-        chosen = [pairs[i] for i in shuffled[:count]]
-        say(f"teaching {len(chosen)} true pairs")
-        best = encoded(f"taught {len(chosen)} true pairs", _taught(model, documents, queries, chosen, random))
-        yield best
-    for share in BLENDS:
-        yield _blend(f"{share:.0%} of what {best.name.removeprefix('taught ')} taught", base, best, share)
-    for count in MISTAUGHT:
-        wrong = [(pairs[i][0], int(random.integers(len(documents)))) for i in shuffled[:count]]
-        say(f"teaching {len(wrong)} wrong pairs")
-        worst = encoded(f"taught {len(wrong)} wrong pairs", _taught(model, documents, queries, wrong, random))
-        yield worst
-    for share in WORSE_BLENDS:
-        yield _blend(f"{share:.0%} of what {worst.name.removeprefix('taught ')} taught", base, worst, share)
+    for kind, counts, shares in (("true", TAUGHT, BLENDS), ("wrong", MISTAUGHT, WORSE_BLENDS)):
+        for count in counts:
+            chosen = [pairs[i] for i in shuffled[:count]]
+            if kind == "wrong":
+                chosen = [(query, int(random.integers(len(documents)))) for query, _ in chosen]
+            name = f"{len(chosen)} {kind} pairs"
+            say(f"teaching {name}")
+            taught = encoded(f"taught {name}", _taught(model, documents, queries, chosen, random))
+            yield taught
+        for share in shares:
+            yield _blend(f"{share:.0%} of what {name} taught", base, taught, share)
     for size in WEIGHT_NOISE:
         yield encoded(f"weights with {size:.0%} noise", _shaken(model, size))
     for size in VECTOR_NOISE:

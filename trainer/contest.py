@@ -1,13 +1,12 @@
 """Champion and candidate over one corpus, by the artefacts that serve, on the searches of a log."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import polars as pl
 
-from ..retriever.encoder import Encoder
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Keys, Release, Vectors
 from .clicks import ClickModel, corrected_gains, count_people, judge
@@ -19,23 +18,28 @@ from .guards import golden as golden_guard
 from .recipe import Guards
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Side:
-    """A release with its vectors of the corpus and the encoder of its queries."""
+    """A release with its vectors of the documents with these keys, and how it encodes a query."""
 
     release: Release
+    keys: Keys
     vectors: Vectors
-    encoder: Encoder
+    encode: Callable[[str], Vectors]
+
+    @cached_property
+    def shadow(self) -> ShadowIndex:
+        return ShadowIndex(self.keys, self.vectors)
 
     def part(self, rows: Keys) -> "Side":
         """The same release over some of the documents."""
-        return replace(self, vectors=self.vectors[rows])
+        return replace(self, keys=self.keys[rows], vectors=self.vectors[rows])
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """One row a query, encoded as they will be served: one by one."""
         if not texts:
             return np.zeros((0, self.release.dimension), dtype=np.float32)
-        return np.stack([self.encoder.query(text) for text in texts])
+        return np.stack([self.encode(text) for text in texts])
 
 
 class Contest:
@@ -43,7 +47,6 @@ class Contest:
         self._documents = corpus.documents
         self._ids = {stored.key: stored.document.id for stored in corpus.documents}
         self._sides = champion, candidate
-        self._shadows = [ShadowIndex(corpus.keys, side.vectors) for side in self._sides]
 
     @property
     def candidate_id(self) -> str:
@@ -59,29 +62,30 @@ class Contest:
         alive = {document_id: key for key, document_id in self._ids.items()}
         judged = judged_queries(judge(counts, clicks), corrected_gains(counts, clicks), clusters, alive)
         asked = [wordings[item.query] for item in judged]
-        first, second = ((shadow, side.queries(asked)) for shadow, side in zip(self._shadows, self._sides, strict=True))
+        first, second = ((side.shadow, side.queries(asked)) for side in self._sides)
         return compare(judged, first, second, self._ids)
 
     def golden(self, golden: Golden) -> GoldenScores:
-        first, second = (partial(self._find_ids, side) for side in range(2))
+        first, second = (partial(self._find_ids, side) for side in self._sides)
         return score(golden, set(self._ids.values()), first, second)
 
     def guards(self, dials: Guards, queries: Collection[str], golden: GoldenScores | None) -> list[Guarded]:
         """`queries` are what people ask."""
-        first, second = (partial(self._find, side) for side in range(2))
+        first, second = (partial(_find, side) for side in self._sides)
         champion, candidate = self._sides
         found = [
             retrieval("self-retrieval", titles(self._documents), first, second, dials.self_retrieval),
             retrieval("identifiers", identifiers(self._documents), first, second, dials.identifiers),
             collapse(champion.vectors, candidate.vectors, dials.collapse),
-            latency(champion.encoder.query, candidate.encoder.query, queries, dials.latency),
+            latency(champion.encode, candidate.encode, queries, dials.latency),
         ]
         return found if golden is None else [*found, golden_guard(golden, dials.golden)]
 
-    def _find(self, side: int, queries: Sequence[str]) -> list[list[int]]:
-        """Keys of the best DEPTH documents of each query, best first."""
-        found: list[list[int]] = self._shadows[side].query(self._sides[side].queries(queries), DEPTH)[0].tolist()
-        return found
+    def _find_ids(self, side: Side, queries: Sequence[str]) -> list[list[str]]:
+        return [[self._ids[key] for key in keys] for keys in _find(side, queries)]
 
-    def _find_ids(self, side: int, queries: Sequence[str]) -> list[list[str]]:
-        return [[self._ids[key] for key in keys] for keys in self._find(side, queries)]
+
+def _find(side: Side, queries: Sequence[str]) -> list[list[int]]:
+    """Keys of the best DEPTH documents of each query, best first."""
+    found: list[list[int]] = side.shadow.query(side.queries(queries), DEPTH)[0].tolist()
+    return found

@@ -97,7 +97,7 @@ def mine_triplets(
     known = StoredVectors(
         list(texts.values()),
         champion.vectors,
-        {query: champion.encoder.query(lessons.wordings[query]) for query in queries},
+        {query: champion.encode(lessons.wordings[query]) for query in queries},
     )
     training, development = (
         triplets(pairs, lessons.clicked, texts, known, relative_margin=recipe.mining.relative_margin, seed=recipe.seed)

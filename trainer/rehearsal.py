@@ -16,8 +16,7 @@ from ir_measures import Qrel, ScoredDoc, nDCG
 
 from ..retriever.interleave import team_draft
 from ..retriever.search import PICK, RANKER, ranker_of
-from ..retriever.shadow import ShadowIndex
-from ..retriever.types import Document, Release, StoredDocument, Vectors
+from ..retriever.types import Document, Release, StoredDocument
 from .challenge import preferences
 from .clicks import count_people, fit
 from .contenders import Contender
@@ -79,7 +78,7 @@ class Rehearsal:
         keys = np.arange(documents, dtype=np.int64)
         self.corpus = Corpus(1, [StoredDocument(key, 1, False, Document(str(key))) for key in range(documents)], keys)
         self.champion = self.side(CHAMPION, champion)
-        self.ranked = self.ranking(champion)
+        self.ranked = self.ranking(self.champion, champion)
         self._quality = self._ndcg(self.ranked)
 
     def live(self, contender: Contender, nights: int, traffic: float) -> Lived:
@@ -91,14 +90,13 @@ class Rehearsal:
 
     def side(self, name: str, contender: Contender) -> Side:
         release = Release(name, None, contender.documents.shape[1], "{text}", "", "", 512, "", {}, {}, 0.0)
-        return Side(release, contender.documents, _Known(dict(zip(self.queries, contender.queries, strict=True))))
+        known = dict(zip(self.queries, contender.queries, strict=True))
+        return Side(release, self.corpus.keys, contender.documents, known.__getitem__)
 
-    def ranking(self, contender: Contender) -> list[list[int]]:
+    def ranking(self, side: Side, contender: Contender) -> list[list[int]]:
         """Keys of the documents that each query shows, best first."""
         depth = max(self.habits.shown, DEPTH)
-        found: list[list[int]] = (
-            ShadowIndex(self.corpus.keys, contender.documents).query(contender.queries, depth)[0].tolist()
-        )
+        found: list[list[int]] = side.shadow.query(contender.queries, depth)[0].tolist()
         return found
 
     def _ndcg(self, ranked: list[list[int]]) -> npt.NDArray[np.float64]:
@@ -118,8 +116,9 @@ class _Life:
 
     def __init__(self, stage: Rehearsal, contender: Contender, traffic: float) -> None:
         self._stage, self._traffic = stage, traffic
-        self._contest = Contest(stage.corpus, stage.champion, stage.side(CHALLENGER, contender))
-        self.ranked = stage.ranking(contender)
+        side = stage.side(CHALLENGER, contender)
+        self._contest = Contest(stage.corpus, stage.champion, side)
+        self.ranked = stage.ranking(side, contender)
         self.estimates: list[Sample] = []
         self.people = Sample()
         self._log: list[pl.DataFrame] = []
@@ -183,19 +182,6 @@ class _Life:
         )
         joined = frame.join(named, on="text", maintain_order="left")
         return joined.with_columns(person=pl.col("search").cast(pl.String), release=pl.lit(CHAMPION))
-
-
-class _Known:
-    """An encoder of queries that were encoded before."""
-
-    def __init__(self, vectors: dict[str, Vectors]) -> None:
-        self._vectors = vectors
-
-    def query(self, text: str) -> Vectors:
-        return self._vectors[text]
-
-    def documents(self, documents: Sequence[Document]) -> Vectors:
-        raise NotImplementedError
 
 
 def _sample(results: Sequence[Result]) -> Sample:

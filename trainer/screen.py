@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Keys
 from .contest import Side
 from .corpus import Corpus
@@ -22,7 +21,7 @@ def screening_rows(corpus: Corpus, champion: Side, log: pl.DataFrame, queries: l
     shown = [rows[id_] for id_ in log["document_id"].unique().to_list() if id_ in rows]
     pooled: list[int] = []
     if queries:
-        found = ShadowIndex(corpus.keys, champion.vectors).query(champion.queries(queries), POOLED)[0]
+        found = champion.shadow.query(champion.queries(queries), POOLED)[0]
         pooled = np.searchsorted(corpus.keys, np.unique(found)).tolist()
     sampled = np.random.default_rng(seed).permutation(len(rows))[:SAMPLED].tolist()
     return np.array(sorted({*shown, *pooled, *sampled}), dtype=np.int64)

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-from school import FILLERS, LessonSettings, documents, one_night, teach, until
+from school import FILLERS, LessonSettings, documents, one_night, resume, teach, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -78,12 +78,7 @@ def test_a_night_killed_goes_on_where_it_was(
     night.stderr.close()
 
     loop = ClickLoop(lesson_settings(folder))
-    interrupted = loop.runs.unfinished()
-    assert interrupted is not None
-    loop.start(nights=False)
-    loop.wait_until_ready()
-    assert len(loop.search("a k", k=5)) == 5, "the service answers before the run is resumed"
-    run = loop.run_night(interrupted.id, lambda _step, _share: None)
+    run = resume(loop)
     assert run.outcome == "promoted", run.reasons
     assert run.attempts == 2
     with loop.database.read() as connection:

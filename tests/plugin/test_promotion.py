@@ -8,7 +8,7 @@ import kill_at_step
 import numpy as np
 import orjson
 import pytest
-from school import LessonSettings, kill, until
+from school import LessonSettings, kill, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -18,20 +18,18 @@ from clickloop.retriever.ledger import entries, verify
 from clickloop.retriever.schema import live
 from clickloop.retriever.types import Document
 
-IN_THE_NIGHT = (
-    ("before", "check_index"),
-    ("before", "mark_ready"),
-    ("before", "hand_over"),  # the one before "_catch_up" is where `asked` begins
-    ("before", "_switch"),
-    ("before", "_retire"),
-    ("after", "hand_over"),
-)
-WHILE_SERVING = (
-    ("before", "_catch_up"),
-    ("before", "_verify"),
-    ("before", "_switch"),
-    ("before", "_retire"),
-    ("after", "_retire"),
+BOUNDARIES = (
+    ("night", "before", "check_index"),
+    ("night", "before", "mark_ready"),
+    ("night", "before", "ask_owner"),  # the one before "_catch_up" is where `asked` begins
+    ("night", "before", "_switch"),
+    ("night", "before", "_retire"),
+    ("night", "after", "ask_owner"),
+    ("serve", "before", "_catch_up"),
+    ("serve", "before", "_verify"),
+    ("serve", "before", "_switch"),
+    ("serve", "before", "_retire"),
+    ("serve", "after", "_retire"),
 )
 NEW = [Document(f"new/{number}", "", f"{number} k l new") for number in range(5)]
 
@@ -51,29 +49,15 @@ def copy(tmp_path: Path, lesson_settings: LessonSettings) -> Callable[[Path], Se
     return made
 
 
-@pytest.mark.parametrize(("when", "step"), IN_THE_NIGHT)
-def test_the_night_killed_at_a_step(when: str, step: str, judged: Path, copy: Callable[[Path], Settings]) -> None:
-    settings = copy(judged)
-    kill(settings, "night", when, step)
-    check(settings)
-
-
-@pytest.mark.parametrize(("when", "step"), WHILE_SERVING)
-def test_the_service_killed_at_a_step(when: str, step: str, asked: Path, copy: Callable[[Path], Settings]) -> None:
-    settings = copy(asked)
-    kill(settings, "serve", when, step)
-    check(settings)
-
-
-def check(settings: Settings) -> None:
-    """Starts the service and the night again: one promotion, one live build, and every document as acknowledged."""
+@pytest.mark.parametrize(("who", "when", "step"), BOUNDARIES)
+def test_a_promotion_killed_at_a_step_is_done_once_and_nothing_is_lost(
+    who: str, when: str, step: str, judged: Path, asked: Path, copy: Callable[[Path], Settings]
+) -> None:
+    """Then the service and the night start again: one promotion, one live build, every document as acknowledged."""
+    settings = copy(judged if who == "night" else asked)
+    kill(settings, who, when, step)
     loop = ClickLoop(settings)
-    interrupted = loop.runs.unfinished()
-    assert interrupted is not None
-    loop.start(nights=False)
-    loop.wait_until_ready()
-    assert len(loop.search("a k", k=5)) == 5, "the service answers before the run is resumed"
-    run = loop.run_night(interrupted.id, lambda _step, _share: None)
+    run = resume(loop)
     assert (run.state, run.outcome) == ("finished", "promoted"), run.reasons
     moved = [orjson.loads(entry.content) for entry in entries(loop.database) if entry.kind == "switch"]
     assert [(one["reason"], one["state"]) for one in moved] == [("bootstrap", "done"), ("promotion", "done")]

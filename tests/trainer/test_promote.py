@@ -1,6 +1,6 @@
 """A new index goes live only when it holds exactly what was judged."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +35,17 @@ KEYS = list(range(1, 2 * COUNT, 2))  # with gaps, as deletes leave them
 CORPUS, VECTORS, QUERIES = corpus_of(KEYS), unit(COUNT, 1), unit(50, 2)
 
 
+def side_of(corpus: Corpus, vectors: Vectors) -> Side:
+    """That never encodes a query."""
+    return Side(RELEASE, corpus.keys, vectors, {}.__getitem__)
+
+
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
     store, made = EdgeStore(tmp_path / "index", {}), list[Index]()
 
     def one(corpus: Corpus, vectors: Vectors) -> Index:
-        made.append(build_index(store, f"build-{len(made)}", RELEASE, corpus, vectors, lambda _share: None))
+        made.append(build_index(store, f"build-{len(made)}", corpus, side_of(corpus, vectors), lambda _share: None))
         return made[-1]
 
     yield one
@@ -49,7 +54,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
 
 
 def check(index: Index, queries: Vectors = QUERIES) -> dict[str, float]:
-    return check_index(index, CORPUS, VECTORS, queries, min_recall=0.98)
+    return check_index(index, side_of(CORPUS, VECTORS), queries, min_recall=0.98)
 
 
 def test_what_was_judged_passes_the_check(build: Build) -> None:
@@ -60,7 +65,7 @@ def test_what_was_judged_passes_the_check(build: Build) -> None:
 
 def test_an_index_is_found_whole_after_it_was_closed(tmp_path: Path) -> None:
     store = EdgeStore(tmp_path / "index", {})
-    build_index(store, "build", RELEASE, CORPUS, VECTORS, lambda _share: None).close()
+    build_index(store, "build", CORPUS, side_of(CORPUS, VECTORS), lambda _share: None).close()
     opened = store.open("build")
     assert check(opened)["recall@10"] == 1
     opened.close()
@@ -73,7 +78,7 @@ def test_payloads_are_built_in(build: Build) -> None:
 
 def test_progress_rises_to_1(tmp_path: Path) -> None:
     shares: list[float] = []
-    build_index(EdgeStore(tmp_path / "index", {}), "build", RELEASE, CORPUS, VECTORS, shares.append).close()
+    build_index(EdgeStore(tmp_path / "index", {}), "build", CORPUS, side_of(CORPUS, VECTORS), shares.append).close()
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
@@ -117,16 +122,12 @@ def test_without_queries_count_and_vectors_are_still_checked(build: Build) -> No
 def test_queries_are_encoded_one_by_one() -> None:
     asked: list[str] = []
 
-    class Counting:
-        def query(self, text: str) -> Vectors:
-            asked.append(text)
-            vector: Vectors = QUERIES[len(asked)]
-            return vector
+    def encode(query: str) -> Vectors:
+        asked.append(query)
+        vector: Vectors = QUERIES[len(asked)]
+        return vector
 
-        def documents(self, documents: Sequence[Document]) -> Vectors:
-            raise NotImplementedError
-
-    side = Side(RELEASE, VECTORS, Counting())
+    side = Side(RELEASE, CORPUS.keys, VECTORS, encode)
     np.testing.assert_array_equal(side.queries(["a", "b"]), QUERIES[1:3])
     assert asked == ["a", "b"]
     assert side.queries([]).shape == (0, DIMENSION)

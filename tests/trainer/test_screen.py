@@ -1,7 +1,5 @@
 """The screen ranks few documents, and those that matter."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 
@@ -17,17 +15,7 @@ CORPUS = Corpus(9, [StoredDocument(int(key), 1, False, Document(f"d{key}")) for 
 VECTORS: Vectors = np.random.default_rng(0).normal(size=(COUNT, DIMENSION)).astype(np.float32)
 
 
-class Axis:
-    """Every query asks for the first axis."""
-
-    def query(self, _text: str) -> Vectors:
-        return np.eye(DIMENSION, dtype=np.float32)[0]
-
-    def documents(self, documents: Sequence[Document]) -> Vectors:
-        raise NotImplementedError
-
-
-CHAMPION = Side(RELEASE, VECTORS, Axis())
+CHAMPION = Side(RELEASE, KEYS, VECTORS, lambda _text: np.eye(DIMENSION, dtype=np.float32)[0])
 
 
 def test_it_ranks_what_was_shown_the_champions_best_and_a_sample() -> None:

@@ -1,0 +1,164 @@
+"""What the log says about a candidate and about the challenger, and what the gate makes of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from ..retriever.encoder import open_encoder
+from ..retriever.releases import Releases
+from ..retriever.types import Release
+from . import report
+from .challenge import Challengers, Followed, preferences
+from .contest import Contest, Side
+from .corpus import Corpus, corpus_vectors
+from .evaluate import Result, evidence, visibility
+from .gate import Challenger, Decision, Sample, decide, follow, screen
+from .guards import summed_up
+from .lessons import Lessons
+from .recipe import Recipe
+from .runs import Run, Runs
+from .screen import saving, screening_rows
+from .slices import by_slice
+from .snapshot import cluster_of
+from .split import untaught
+from .steps import Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Tonight:
+    """What every stage after the reading works with."""
+
+    run: Run
+    steps: Steps
+    lessons: Lessons
+    corpus: Corpus
+    champion: Side
+
+
+class Judge:
+    """Every decision is written down with what it was about, before anybody acts on it."""
+
+    def __init__(self, runs: Runs, challengers: Challengers, releases: Releases, folder: Path, recipe: Recipe) -> None:
+        """`folder` holds a folder for every run."""
+        self._runs = runs
+        self._challengers = challengers
+        self._releases = releases
+        self._folder = folder
+        self._recipe = recipe
+
+    def screen(self, tonight: Tonight, release: Release) -> Decision | None:
+        """Why the candidate is not worth a look: on the development split, ranking few of the documents."""
+        lessons, corpus = tonight.lessons, tonight.corpus
+        part = lessons.parts.development
+        queries = [lessons.wordings[query] for query in part["query"].unique().sort()]
+        rows = screening_rows(corpus, tonight.champion, part, queries, self._recipe.seed)
+        some, began = corpus.part(rows), time.monotonic()
+        candidate = self.side(some, release, tonight.steps, keep=True)
+        seconds = time.monotonic() - began
+        results = Contest(some, tonight.champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
+        refused = screen(_sample(results))
+        spent = saving(len(rows), len(corpus.keys), seconds, passed=refused is None)
+        self._runs.detail(tonight.run.id, screen=spent)
+        if refused is not None:
+            self._decided(tonight, release, refused)
+            self._saw(tonight.run, refused, results)
+        return refused
+
+    def judge(self, tonight: Tonight, candidate: Side) -> tuple[Decision, list[Result]]:
+        """The decision and the results on the holdout."""
+        run, lessons = tonight.run, tonight.lessons
+        contest = Contest(tonight.corpus, tonight.champion, candidate)
+        holdout = contest.results(lessons.parts.holdout, lessons.clicks, lessons.wordings)
+        searched = lessons.parts.holdout.filter(pl.col("release") == lessons.champion)
+        slices = by_slice(holdout, searched, {cluster_of(pair.query) for pair in lessons.training})
+        self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
+        looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
+        decision = self._with_guards(tonight, contest, decide(_sample(holdout), looks, dials))
+        self._decided(tonight, candidate.release, decision)
+        self._saw(run, decision, holdout)
+        return decision, holdout
+
+    def hear(self, tonight: Tonight, followed: Followed, challenger: Side) -> tuple[Decision, list[Result]]:
+        """One more night of the challenger: the decision and the results that are fresh."""
+        run = tonight.run
+        contest = Contest(tonight.corpus, tonight.champion, challenger)
+        results: list[Result] = []
+        if followed.judged_by != run.id:
+            followed, results = self._listen(tonight, followed, challenger.release, contest)
+        decision = self._with_guards(tonight, contest, follow(followed.state, self._recipe.promotion))
+        self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
+        self._decided(tonight, challenger.release, decision, first=False)
+        if results and decision.outcome == "promoted":
+            self._saw(run, replace(decision, sample=followed.state.queries), results)
+        return decision, results
+
+    def side(self, corpus: Corpus, release: Release, steps: Steps, *, keep: bool) -> Side:
+        vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
+        return Side(release, corpus.keys, vectors, open_encoder(self._releases.folder(release.id), release).query)
+
+    def _listen(
+        self, tonight: Tonight, followed: Followed, release: Release, contest: Contest
+    ) -> tuple[Followed, list[Result]]:
+        """What arrived since the challenger's last night, of queries and people that did not count before."""
+        run, lessons = tonight.run, tonight.lessons
+        assert run.log_seq is not None
+        later = pl.col("search") > followed.log_seq
+        heard = untaught(lessons.log, release.lineage["log_seq"], self._recipe.split).filter(later)
+        results = contest.results(heard, lessons.clicks, lessons.wordings)
+        liked = preferences(lessons.log.filter(later), followed.release_id)
+        units = query_units(results) | {_person(person) for person in liked}
+        fresh = self._challengers.fresh(followed.run_id, units)
+        results = [result for result in results if _unit(result) in fresh]
+        people = Sample.of([value for person, value in liked.items() if _person(person) in fresh])
+        before = followed.state
+        state = Challenger(before.k, before.nights + 1, before.queries + _sample(results), before.people + people)
+        now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
+        self._challengers.keep(now, lessons.champion, fresh)
+        return now, results
+
+    def _with_guards(self, tonight: Tonight, contest: Contest, decision: Decision) -> Decision:
+        """The decision, turned where it promotes a model that breaks a guard."""
+        run, lessons = tonight.run, tonight.lessons
+        golden = None if lessons.golden is None else contest.golden(lessons.golden)
+        if golden is not None:
+            self._runs.detail(run.id, golden=report.golden_json(golden, contest.candidate_id))
+        if decision.outcome != "promoted":
+            return decision
+        found = contest.guards(self._recipe.guards, lessons.wordings.values(), golden)
+        asked = {guard.name: guard.as_json() | {"release": contest.candidate_id} for guard in found}
+        self._runs.detail(run.id, guards=asked)
+        broken = [guard.says() for guard in found if not guard.holds]
+        if broken:
+            return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
+        return replace(decision, reasons=(*decision.reasons, summed_up(found)))
+
+    def _decided(self, tonight: Tonight, candidate: Release, decision: Decision, *, first: bool = True) -> None:
+        lessons = tonight.lessons
+        golden = None if lessons.golden is None else lessons.golden.sha256
+        inputs = {"champion": lessons.champion, "candidate": candidate.id, "data_sha256": lessons.data_sha256}
+        self._runs.decided(tonight.run.id, decision, first=first, **inputs, golden_sha256=golden)
+
+    def _saw(self, run: Run, decision: Decision, results: Sequence[Result]) -> None:
+        """What the decision was about, for the report."""
+        self._runs.detail(run.id, metrics=report.metrics_json(results, decision))
+        report.write_evidence(self._folder / run.id, results, decision)
+
+
+def query_units(results: Sequence[Result]) -> set[str]:
+    """What counts once as evidence about a challenger."""
+    return {_unit(result) for result in results}
+
+
+def _unit(result: Result) -> str:
+    return f"query {result.cluster}"
+
+
+def _person(person: str) -> str:
+    return f"person {person}"
+
+
+def _sample(results: Sequence[Result]) -> Sample:
+    return Sample.of(evidence(results))
