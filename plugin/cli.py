@@ -1,6 +1,7 @@
 """The command line. Libraries are loaded by the command that needs them, so that `--help` answers at once."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -189,6 +190,42 @@ def rollback(
     loop = _loop(data_dir)
     build = loop.releases.newest_build(release or loop.releases.former())
     _await_switch(loop, loop.releases.request_switch(build.id, "rollback", "cli"))
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a BEIR folder with qrels/train.tsv and test.tsv")],
+    nights: Annotated[int, typer.Option(min=1)] = 3,
+    sessions: Annotated[int, typer.Option(min=1, help="a night, each one search by somebody else")] = 4_000,
+    position_bias: Annotated[float, typer.Option(min=0, help="a result at rank r is looked at with r^-E")] = 1.0,
+    noise: Annotated[float, typer.Option(min=0, max=1, help="share of wrong results looked at that are clicked")] = 0.1,
+    bots: Annotated[float, typer.Option(min=0, max=1, help="share of the sessions that robots make")] = 0.0,
+    no_information: Annotated[bool, typer.Option(help="people click by rank alone")] = False,
+    oracles: Annotated[bool, typer.Option(help="also train on what perfect knowledge would mine")] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="minutes: 2 nights of 1,500 sessions, no oracles")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="write all figures to this file")] = None,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="is emptied first")] = Path("clickloop-simulation"),
+) -> None:
+    """The real loop on a BEIR folder, with simulated people."""
+    from .simulate import QUICK, Plan
+    from .simulate import simulate as run
+
+    plan = Plan(nights, sessions, position_bias, noise, bots, no_information, oracles, None, seed)
+    run(folder, data_dir, replace(plan, **QUICK) if quick else plan, json)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a BEIR folder")],
+    split: Annotated[str, typer.Option(help="which qrels/SPLIT.tsv")] = "test",
+    json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """How well the live release answers the queries of a BEIR folder, by its relevance judgments."""
+    from .evaluate import evaluate as run
+
+    run(_loop(data_dir), folder, split, json)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Documents, and questions whose right answers are known: a BEIR folder, or the demo's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,39 @@ def read_beir(folder: Path) -> Collection:
 
     Raises InvalidInput with file and line.
     """
-    documents = [_document(where, line) for where, line in _lines(folder / "corpus.jsonl")]
+    files = sorted((folder / "qrels").glob("*.tsv"))
+    if not files:
+        raise InvalidInput("DIR", str(folder), "it holds no qrels/*.tsv; name a BEIR folder")
+    documents = read_documents(folder)
+    return Collection(documents, _questions(folder, files, documents))
+
+
+def read_split(folder: Path, split: str, documents: Sequence[Document]) -> list[Question]:
+    """The questions of `qrels/SPLIT.tsv` that some of the documents answer. Raises InvalidInput with file and line."""
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))) or "none"
+        raise InvalidInput("split", split, f"{folder / 'qrels'} holds {known}; name one that is there")
+    found = _questions(folder, [path], documents)
+    if not found:
+        raise InvalidInput("split", split, f"no line of {path} names a query and a document of the folder")
+    return found
+
+
+def read_documents(folder: Path) -> list[Document]:
+    """`corpus.jsonl`. Raises InvalidInput with file and line."""
+    return [_document(where, line) for where, line in _lines(folder / "corpus.jsonl")]
+
+
+def _questions(folder: Path, files: Sequence[Path], documents: Sequence[Document]) -> list[Question]:
     texts = dict(_query(where, line) for where, line in _lines(folder / "queries.jsonl"))
     known = {document.id for document in documents}
     right: dict[str, set[str]] = {}
-    files = sorted((folder / "qrels").glob("*.tsv"))
-    if not files:
-        raise InvalidInput("--data", str(folder), "it holds no qrels/*.tsv; name a BEIR folder")
     for where, line in (item for file in files for item in _lines(file)):
         query, document, grade = _qrel(where, line.decode(errors="replace").rstrip("\n").split("\t"))
         if grade > 0 and query in texts and document in known:
             right.setdefault(query, set()).add(document)
-    return Collection(documents, [Question(text, frozenset(right[id_])) for id_, text in texts.items() if id_ in right])
+    return [Question(text, frozenset(right[id_])) for id_, text in texts.items() if id_ in right]
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -53,7 +74,7 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
         with path.open("rb") as file:
             yield from ((f"{path}, line {number}", line) for number, line in enumerate(file, 1) if line.strip())
     except OSError as error:
-        raise InvalidInput("--data", str(path), f"it cannot be read ({error.strerror}); name a BEIR folder") from None
+        raise InvalidInput("DIR", str(path), f"it cannot be read ({error.strerror}); name a BEIR folder") from None
 
 
 def _document(where: str, line: bytes) -> Document:

@@ -18,15 +18,14 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import ir_measures
 import orjson
-from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from rich.console import Console
 from rich.table import Table
 
 from ..retriever.errors import ClickLoopError
 from ..retriever.types import Document
 from ..trainer.people import People
+from ..trainer.truth import MEASURES, measure
 from .collection import Collection, Question
 from .ingest import index
 from .loop import ClickLoop
@@ -44,7 +43,6 @@ MAX_TOKENS = 96  # of a docstring are read
 MIN_PAIRS = 10  # so few come from clicks without information; the gate shall see what is made of them
 EPOCHS = 2  # a third gains nothing here and takes a minute
 CLIENTS = 6
-MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "recall@10": R @ 10}
 Show = Callable[[str, float, str], None]
 
 
@@ -245,14 +243,12 @@ def _night(api: Api, night: int, show: Show) -> str:
 
 def _measure(api: Api, unseen: Sequence[Question], step: str, show: Show) -> dict[str, float]:
     """True metrics of what the service answers to questions that nobody searched; not logged."""
-    qrels = [Qrel(str(i), right, 1) for i, question in enumerate(unseen) for right in question.right]
-    run = []
+    ranked = []
     for i, question in enumerate(unseen):
         answer = api.call("POST", "/v1/search", {"query": question.text, "log": False})
-        run += [ScoredDoc(str(i), hit["id"], -float(hit["rank"])) for hit in answer["hits"]]
+        ranked.append([hit["id"] for hit in answer["hits"]])
         show(step, (i + 1) / len(unseen), "")
-    values = ir_measures.calc_aggregate(list(MEASURES.values()), qrels, run)
-    return {name: float(values[measure]) for name, measure in MEASURES.items()}
+    return {name: float(values.mean()) for name, values in measure(ranked, [q.right for q in unseen]).items()}
 
 
 def _table(console: Console, outcomes: Sequence[str], truth: Sequence[dict[str, float]], nights: int) -> None:

@@ -30,7 +30,7 @@ from ..retriever.releases import Releases
 from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who
 from ..trainer.golden import read_golden
-from ..trainer.nightly import Night
+from ..trainer.nightly import Night, Watcher
 from ..trainer.runs import Run, Runs
 from .auth import Keys
 from .nights import Nights
@@ -175,10 +175,10 @@ class ClickLoop:
                 raise WaitExceeded(revision, self.settings.wait_seconds)
             time.sleep(0.02)
 
-    def run_night(self, run_id: str, show: Callable[[str, float], None]) -> Run:
-        """One nightly run, in this process."""
+    def run_night(self, run_id: str, show: Callable[[str, float], None], watch: Watcher | None = None) -> Run:
+        """One nightly run, in this process; `watch` is shown every candidate before it is judged."""
         os.environ["TQDM_DISABLE"] = "1"  # the steps are shown by `show`
-        return self.night().run(run_id, show)
+        return self.night(watch).run(run_id, show)
 
     # Parts
 
@@ -231,10 +231,10 @@ class ClickLoop:
         durable = self.settings.durability == "power"
         return Owner(self.database, self.releases, self.store, self.live, locks, paths, durable)
 
-    def night(self) -> Night:
+    def night(self, watch: Watcher | None = None) -> Night:
         folder, recipe = self.settings.data_dir / "runs", self.settings.recipe
-        lock = self._lock("night")
-        return Night(self.database, self.releases, self.store, self.make_owner, lock, folder, recipe)
+        parts = (self.database, self.releases, self.store, self.make_owner, self._lock("night"), folder, recipe)
+        return Night(*parts) if watch is None else Night(*parts, watch)
 
     @property
     def _shared(self) -> bool:

@@ -50,7 +50,7 @@ def contenders(
 
     def encoded(name: str, changed: "SentenceTransformer") -> Contender:
         say(f"encoding: {name}")
-        return Contender(name, _encode(changed, documents), _encode(changed, queries))
+        return Contender(name, encode(changed, documents, MAX_TOKENS), encode(changed, queries, MAX_TOKENS))
 
     base = encoded("as it is", load_model(model))
     yield base
@@ -74,12 +74,13 @@ def contenders(
         yield Contender(f"first {left} dimensions", unit(base.documents[:, :left]), unit(base.queries[:, :left]))
 
 
-def _encode(model: "SentenceTransformer", texts: Sequence[str]) -> Vectors:
+def encode(model: "SentenceTransformer", texts: Sequence[str], max_tokens: int) -> Vectors:
+    """One row of length 1 a text."""
     import torch
 
-    model.max_seq_length = min(MAX_TOKENS, int(model.max_seq_length or MAX_TOKENS))
+    model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=has_bfloat16()):
-        vectors = model.encode(list(texts), batch_size=16, show_progress_bar=False)
+        vectors = model.encode(list(texts), prompt="", batch_size=16, show_progress_bar=False)
     return unit(np.asarray(vectors, dtype=np.float32))
 
 

@@ -39,6 +39,9 @@ class Busy(ClickLoopError):
     """Another nightly run is active."""
 
 
+Watcher = Callable[[Tonight, list[Triplet], Release], None]
+
+
 class Night:
     """`run` does one nightly run from its row in the database; a step that is already done is not done again."""
 
@@ -51,8 +54,9 @@ class Night:
         lock: Lock,
         folder: Path,
         recipe: Recipe,
+        watch: Watcher = lambda _tonight, _lessons, _candidate: None,
     ) -> None:
-        """`folder` holds a folder for every run."""
+        """`folder` holds a folder for every run. `watch` is shown every candidate before it is judged."""
         self._database = database
         self._documents = Documents(database)
         self._runs = Runs(database)
@@ -62,6 +66,7 @@ class Night:
         self._lock = lock
         self._folder = folder
         self._recipe = recipe
+        self._watch = watch
         self._judge = Judge(self._runs, self._challengers, releases, folder, recipe)
         self._promoter = Promoter(database, releases, store, make_owner, recipe.promotion)
         self._timings: dict[str, float] = {}
@@ -135,6 +140,7 @@ class Night:
 
         steps.begin("fine-tuning")
         candidate_release = self._train(run, champion_release, *lesson_triplets, work, steps.progress)
+        self._watch(tonight, lesson_triplets[0], candidate_release)
 
         steps.begin("screening")
         refused = self._judge.screen(tonight, candidate_release)

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-import ir_measures
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from ir_measures import Qrel, ScoredDoc, nDCG
 
 from ..retriever.interleave import team_draft
 from ..retriever.search import PICK, RANKER, ranker_of
@@ -29,6 +27,7 @@ from .people import People
 from .recipe import Recipe
 from .snapshot import cluster_of, normalised, wordings
 from .split import split, untaught
+from .truth import measure
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -101,14 +100,7 @@ class Rehearsal:
 
     def _ndcg(self, ranked: list[list[int]]) -> npt.NDArray[np.float64]:
         """True nDCG@10 of every query."""
-        qrels = [Qrel(str(query), id_, 1) for query, ids in enumerate(self.right) for id_ in ids]
-        run = [
-            ScoredDoc(str(query), str(key), -float(rank))
-            for query, keys in enumerate(ranked)
-            for rank, key in enumerate(keys[:DEPTH])
-        ]
-        values = {metric.query_id: metric.value for metric in ir_measures.iter_calc([nDCG @ 10], qrels, run)}
-        return np.array([values[str(query)] for query in range(len(ranked))])
+        return measure([[str(key) for key in keys] for keys in ranked], self.right)["nDCG@10"]
 
 
 class _Life:

@@ -1,0 +1,113 @@
+"""The simulator: a whole small life on a tiny model, what is cached, what is refused; and evaluating a folder."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from school import FILLERS, TOPICS, documents
+
+from clickloop.plugin.simulate import Plan, simulate
+from clickloop.retriever.errors import ClickLoopError
+
+Here = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    """Ten topics; the train split searches, the test split only measures."""
+    folder, chance = tmp_path / "beir", random.Random(2)
+    (folder / "qrels").mkdir(parents=True)
+    found = documents()
+    lines = [orjson.dumps({"_id": d.id, "title": d.title, "text": d.text}).decode() for d in found]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    queries = []
+    for split, each in (("train", 16), ("test", 4)):
+        rows = ["query-id\tcorpus-id\tscore"]
+        for topic, letter in enumerate(TOPICS):
+            for number in range(each):
+                name = f"{split}-{topic}-{number}"
+                queries.append({"_id": name, "text": f"{letter} {' '.join(chance.sample(FILLERS, 3))}"})
+                rows += [f"{name}\t{d.id}\t1" for d in found if d.id.startswith(f"{topic}/")]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "queries.jsonl").write_text("\n".join(orjson.dumps(query).decode() for query in queries) + "\n")
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path) -> Path:
+    """The settings of a tiny model's service in the environment, and an empty cache; returns that."""
+    values = {"EPOCHS": "3", "BATCH_SIZE": "8", "LEARNING_RATE": "5e-3", "MAX_TOKENS": "16"}
+    monkeypatch.setenv("CLICKLOOP_MODEL", str(tiny_model))
+    for name, value in values.items():
+        monkeypatch.setenv(f"CLICKLOOP_TRAINING__{name}", value)
+    monkeypatch.setenv("CLICKLOOP_MINING__MIN_PAIRS", "40")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "clickloop" / "simulate"
+
+
+def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: Path, tmp_path: Path) -> None:
+    plan = Plan(nights=1, sessions=900, position_bias=0.2, bots=0.05, seed=3)
+    found = simulate(beir, tmp_path / "life", plan, tmp_path / "found.json")
+    assert orjson.loads((tmp_path / "found.json").read_bytes()) == orjson.loads(orjson.dumps(found))
+    (night,) = found["nights"]
+    assert night["outcome"] in {"promoted", "rejected", "not_enough_evidence"}, night
+    assert night["reasons"]
+    mined = night["mined"]
+    assert mined["pairs"] >= 40
+    assert mined["precision"] > mined["clicked_precision"]
+    assert 0 < mined["coverage"] <= 1
+    assert night["candidate"]["nDCG@10"] > found["first"]["nDCG@10"], (
+        "people know the topics, the random model does not"
+    )
+    served = night["candidate"] if night["outcome"] == "promoted" else found["first"]
+    assert night["served"]["nDCG@10"] == pytest.approx(served["nDCG@10"])
+    pairs = {name: oracle["pairs"] for name, oracle in found["oracles"].items()}
+    assert list(pairs) == ["all that was searched", "searched by those who teach", "shown", "clicked"]
+    assert list(pairs.values()) == sorted(pairs.values(), reverse=True)
+    assert found["oracles"]["clicked"]["gain"] > 0
+
+    kept = sorted(small.iterdir())
+    again = simulate(beir, tmp_path / "life", plan, None)
+    assert sorted(small.iterdir()) == kept, "neither the first index nor an oracle is made again"
+    different = {"seconds", "nights"}
+    assert {name: again[name] for name in again if name not in different} == {
+        name: found[name] for name in found if name not in different
+    }
+    assert again["nights"][0]["candidate"] == night["candidate"], "the same seed lives the same life"
+
+
+def test_a_folder_that_is_no_simulation_is_left_alone(beir: Path, small: Path, tmp_path: Path) -> None:  # noqa: ARG001
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    with pytest.raises(ClickLoopError, match=r"precious.*name another"):
+        simulate(beir, precious, Plan(nights=1, sessions=10), None)
+    assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_what_is_missing_is_named(beir: Path, here: Here, tmp_path: Path) -> None:
+    code, _, said = here("simulate", str(tmp_path / "nothing"))
+    assert (code, "corpus.jsonl" in said) == (1, True), said
+    code, _, said = here("evaluate", str(beir), "--split", "dev")
+    assert code == 1
+    assert "'dev'" in said
+    assert "test, train" in said
+    (beir / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nnobody\tknows\t1\n")
+    code, _, said = here("simulate", str(beir))
+    assert (code, "train.tsv names" in said) == (1, True), said
+
+
+def test_the_live_release_is_evaluated_on_a_folder(beir: Path, here: Here, prepared: Path, tmp_path: Path) -> None:
+    code, _, said = here("evaluate", str(beir))
+    assert (code, "no build is live" in said) == (1, True), said
+    shutil.rmtree(tmp_path / "data")
+    shutil.copytree(prepared, tmp_path / "data")
+    code, out, _ = here("evaluate", str(beir), "--json", str(tmp_path / "found.json"))
+    assert code == 0
+    assert "40 queries, 60 documents" in out
+    found = orjson.loads((tmp_path / "found.json").read_bytes())
+    assert found["queries"] == 40
+    assert 0 < found["nDCG@10"] < 1

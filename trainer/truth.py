@@ -1,0 +1,84 @@
+"""True relevances, where somebody has them: what they say of a ranking, and what perfect lessons would teach."""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import numpy.typing as npt
+from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+
+from ..retriever.encoder import render
+from ..retriever.shadow import ShadowIndex
+from ..retriever.types import Vectors
+from .contenders import encode
+from .contest import Side
+from .corpus import Corpus
+from .finetune import finetune
+from .lessons import Lessons, mine_triplets
+from .mine import Pair
+from .recipe import Recipe
+
+DEPTH = 10
+DECIDES = "nDCG@10"
+MEASURES = {DECIDES: nDCG @ 10, "RR@10": RR @ 10, "R@10": R @ 10}
+PerQuery = dict[str, npt.NDArray[np.float64]]  # measure → one value a query
+
+
+def measure(ranked: Sequence[Sequence[str]], right: Sequence[Collection[str]]) -> PerQuery:
+    """`ranked`: for each query the ids found, best first; `right`: the ids that answer it (binary relevance)."""
+    qrels = [Qrel(str(query), id_, 1) for query, ids in enumerate(right) for id_ in sorted(ids)]
+    run = [
+        ScoredDoc(str(query), id_, -float(rank))  # trec_eval breaks ties of scores by id
+        for query, ids in enumerate(ranked)
+        for rank, id_ in enumerate(ids[:DEPTH])
+    ]
+    names = {metric: name for name, metric in MEASURES.items()}
+    values: PerQuery = {name: np.zeros(len(ranked)) for name in MEASURES}
+    for found in ir_measures.iter_calc(list(MEASURES.values()), qrels, run):
+        values[names[found.measure]][int(found.query_id)] = found.value
+    return values
+
+
+def ranked_by(ids: Sequence[str], documents: Vectors, queries: Vectors) -> list[list[str]]:
+    """The ids found for each query by exact search; `ids` belong to the rows of `documents`."""
+    rows = ShadowIndex(np.arange(len(ids), dtype=np.int64), documents).query(queries, DEPTH)[0]
+    return [[ids[row] for row in found] for found in rows.tolist()]
+
+
+def taught_by(
+    pairs: Iterable[tuple[str, str]],
+    lessons: Lessons,
+    corpus: Corpus,
+    champion: Side,
+    start: Path,
+    recipe: Recipe,
+    questions: Sequence[str],
+    progress: Callable[[float], None],
+) -> list[list[str]]:
+    """What the model in `start` finds for each question after the same training as at night, on these pairs of a
+    query's text and a document's id. Raises Skipped where they are too few.
+    """
+    known = {text: query for query, text in lessons.wordings.items()}
+    training = [Pair(known[text], id_, 1.0) for text, id_ in sorted(pairs) if text in known]
+    perfect = replace(lessons, training=training)
+    triplets, development = mine_triplets(perfect, corpus, champion, recipe)
+    release = champion.release
+    prompts = {"query": release.query_prompt, "document": release.document_prompt}
+    with tempfile.TemporaryDirectory() as work:
+        model, _ = finetune(
+            start,
+            triplets,
+            development,
+            Path(work),
+            recipe.training,
+            prompts=prompts,
+            seed=recipe.seed,
+            progress=progress,
+        )
+    texts = [release.document_prompt + render(release.template, stored.document) for stored in corpus.documents]
+    ids = [stored.document.id for stored in corpus.documents]
+    asked = [release.query_prompt + question for question in questions]
+    return ranked_by(ids, encode(model, texts, release.max_tokens), encode(model, asked, release.max_tokens))
