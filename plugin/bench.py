@@ -51,7 +51,7 @@ GAINS = {
     "+.01, sd .10, 500 queries": World(NARROW, replace(NARROW, mean=0.01), blocks=10),
 }
 Rows = Mapping[str, Mapping[str, Any]]
-TRAFFIC = (0.0, 0.05)  # shares of evaluation traffic
+TRAFFIC = (0.0, 0.05, 0.2)  # shares of evaluation traffic
 OFFERED_NIGHTS = 5
 TEACHING = 0.75  # queries whose cluster draws more than this teach the contenders, and nobody searches them
 HABITS = {
@@ -116,7 +116,7 @@ def gate_clicks(say: Callable[[str], None], given: Given) -> Rows:
                 say(f"{other.name}, {traffic:.0%} evaluation traffic, {habit}")
                 lives.append(stage.live(other, OFFERED_NIGHTS, traffic))
             if given.plots is not None:
-                path = given.plots / f"gate-clicks-{which + 1}-{'with' if traffic else 'without'}-traffic.svg"
+                path = given.plots / f"gate-clicks-{which + 1}-{round(100 * traffic)}-traffic.svg"
                 path.write_text(plots.estimates([_point(life) for life in lives], DECIDES), encoding="utf-8")
             column = f"{habit}; {traffic:.0%} traffic"
             for life in sorted(lives, key=lambda life: life.true):
