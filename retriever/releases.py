@@ -169,9 +169,19 @@ class Releases:
         with self._database.write() as connection:
             connection.execute(builds.delete().where(builds.c.id == build_id))
 
+    def first(self) -> Release | None:
+        """The model that everything began with: training starts from it. None where its folder was lost."""
+        found = self.list()
+        return found[-1] if found and found[-1].parent is None else None
+
     def drop_unused(self, release_id: str) -> None:
-        """Removes the folder of a release that has no build any more."""
-        if all(build.release_id != release_id for build in self.builds()):
+        """Removes the folder of a release that has no build any more; of the first one only the vectors."""
+        if any(build.release_id == release_id for build in self.builds()):
+            return
+        first = self.first()
+        if first is not None and first.id == release_id:
+            self.vectors(first).drop()
+        else:
             shutil.rmtree(self.folder(release_id), ignore_errors=True)
 
     def live(self) -> Build | None:

@@ -47,6 +47,10 @@ class VectorLog:
         smaller.append(keys, revisions, vectors)
         smaller._path.replace(self._path)
 
+    def drop(self) -> None:
+        """For the writer alone."""
+        self._path.unlink(missing_ok=True)
+
     def _read(self) -> npt.NDArray[np.void]:
         if not self._path.exists():
             return np.empty(0, dtype=self._record)

@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 PATIENCE = 2  # epochs without a better ranking on the development split
 DISTRACTORS = 500  # texts of the training split among which those of the development split must be found
 CHOOSES = "eval_development_cosine_ndcg@10"
-MINI_BATCH = 32  # texts in memory at a time; does not change the result
 
 
 def finetune(
@@ -35,8 +34,8 @@ def finetune(
 ) -> tuple["SentenceTransformer", list[dict[str, float]]]:
     """The tuned model and its training curve (epoch, and loss of the training or nDCG@10 on the development split).
 
-    Multiple-negatives ranking with cached gradients (Gao et al. 2021); keeps the epoch that ranks the development split
-    best. Resumes from the newest checkpoint in `work`.
+    Multiple-negatives ranking (Henderson et al. 2017); keeps the epoch that ranks the development split best. Resumes
+    from the newest checkpoint in `work`.
     """
     import torch
     from datasets import disable_progress_bars
@@ -50,7 +49,7 @@ def finetune(
                 try:
                     return super().training_step(*args, **kwargs)
                 except torch.OutOfMemoryError as error:
-                    _halve(loss, dials, error)
+                    self.loss = _smaller(self.loss, dials, error)
                 model.zero_grad()  # what the interrupted step left
                 torch.cuda.empty_cache()
 
@@ -67,13 +66,12 @@ def finetune(
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = bool(development)
-    loss = _loss(model, dials.temperature)
     trainer = Trainer(
         model=model,
         args=_arguments(work, dials, prompts, seed, judged),
         train_dataset=_dataset(training),
         evaluator=_evaluator(training, development, dials.batch_size, prompts) if judged else None,
-        loss=loss,
+        loss=_loss(model, dials.temperature),
         callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -85,6 +83,15 @@ def finetune(
 
 
 def _loss(model: "SentenceTransformer", temperature: float) -> Any:
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    return MultipleNegativesRankingLoss(model, scale=1 / temperature)
+
+
+def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
+    """The same loss with half as many texts in memory at a time, by caching gradients (Gao et al. 2021), which costs a
+    second pass. Raises ModelError that names the settings to change when single texts are too large already.
+    """
     import torch
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
@@ -95,18 +102,14 @@ def _loss(model: "SentenceTransformer", temperature: float) -> Any:
             with torch.autocast(best_device(), dtype=torch.bfloat16, enabled=has_bfloat16()):
                 yield from super().embed_minibatch_iter(*args, **kwargs)
 
-    return HalfLoss(model, scale=1 / temperature, mini_batch_size=MINI_BATCH)
-
-
-def _halve(loss: Any, dials: FineTuning, error: Exception) -> None:
-    """Raises ModelError that names the settings to change when single texts are too large already."""
-    if loss.mini_batch_size == 1:
+    size = getattr(loss, "mini_batch_size", dials.batch_size)
+    if size == 1:
         raise ModelError(
             "the GPU has no room for training, even one text at a time: lower training.max_tokens = "
             f"{dials.max_tokens} or training.batch_size = {dials.batch_size}, or end what else runs there ({error})"
         ) from error
-    loss.mini_batch_size //= 2
-    log.warning("the GPU has no room: training goes on with %d texts at a time", loss.mini_batch_size)
+    log.warning("the GPU has no room: training goes on with %d texts at a time", size // 2)
+    return HalfLoss(loss.model, scale=loss.scale, mini_batch_size=size // 2)
 
 
 def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: int, judged: bool) -> Any:

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 
 from clickloop.retriever.errors import ModelError
-from clickloop.trainer.finetune import MINI_BATCH, finetune
+from clickloop.trainer.finetune import finetune
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
+BATCH = 40
 TRIPLETS = [Triplet(f"{query} k", f"{n % 10} l", f"{(n + 3) % 10} m") for n, query in enumerate("abcdefghij" * 8)]
 Tune = Callable[[str], np.ndarray[Any, Any]]
 
@@ -24,7 +28,7 @@ def tune(tiny_model: Path, tmp_path: Path) -> Tune:
     """Trains on 80 triplets and gives the vectors of a few texts."""
 
     def tuned(name: str) -> np.ndarray[Any, Any]:
-        dials = FineTuning(epochs=1, batch_size=40, learning_rate=1e-3, max_tokens=16)
+        dials = FineTuning(epochs=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
         model, _ = finetune(
             tiny_model, TRIPLETS, [], tmp_path / name, dials, prompts={}, seed=0, progress=lambda _share: None
         )
@@ -35,15 +39,22 @@ def tune(tiny_model: Path, tmp_path: Path) -> Tune:
 
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets a GPU have room for so many texts at a time when they are embedded with gradients, as on the way back."""
-    embed = CachedMultipleNegativesRankingLoss.embed_minibatch
+    """Lets a GPU have room for so many texts at a time when they are embedded with gradients."""
+    whole, embed = MultipleNegativesRankingLoss.forward, CachedMultipleNegativesRankingLoss.embed_minibatch
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     def limit(texts: int) -> None:
+        def limited_whole(self: Any, features: Any, labels: Any) -> Any:
+            if len(next(iter(features))["input_ids"]) > texts:
+                raise full
+            return whole(self, features, labels)
+
         def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
             if kwargs["end"] - kwargs["begin"] > texts and kwargs["with_grad"]:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+                raise full
             return embed(self, *args, **kwargs)
 
+        monkeypatch.setattr(MultipleNegativesRankingLoss, "forward", limited_whole)
         monkeypatch.setattr(CachedMultipleNegativesRankingLoss, "embed_minibatch", limited)
 
     return limit
@@ -53,10 +64,10 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
     tune: Tune, room_for: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = tune("with room")
-    room_for(MINI_BATCH // 4)
+    room_for(BATCH // 20)
     found = tune("without")
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert f"training goes on with {MINI_BATCH // 4} texts at a time" in caplog.text
+    assert f"training goes on with {BATCH // 20} texts at a time" in caplog.text
 
 
 def test_without_room_for_a_single_text_the_settings_to_change_are_named(
