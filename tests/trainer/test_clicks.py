@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clickloop.retriever.search import RANKER
 from clickloop.trainer.clicks import ClickModel, corrected_gains, count_people, fit, judge
 from clickloop.trainer.people import People
 
@@ -28,7 +29,7 @@ QUERIES, DOCUMENTS, SESSIONS = 60, 12, 3_000
 
 
 def log_of(rows: list[Row]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(ranker=pl.lit(RANKER))
 
 
 def crowd(document_id: str, views: int, clicks: int, rank: int = 1) -> list[Row]:
