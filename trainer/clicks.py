@@ -17,7 +17,7 @@ from ..retriever.explore import EXPLORATION
 EXAMINATION_STRENGTH = 50.0  # a rank's prior, 1/rank, counts as much as this many views
 RATE_STRENGTH = 50.0  # the priors of liking, noise and the share of relevant documents count as many trials
 LIKING, NOISE, SHARE = 0.8, 0.1, 0.05  # these priors
-EXPLORED = 0.01  # share of relevant documents among those that only exploration showed; too rare to be fitted
+EXPLORED = 0.01  # share of relevant documents among those that only exploration showed; too few to be fitted
 MIN_EXAMINATION = 0.1  # one click counts as at most ten looks
 ROUNDS = 300
 TOLERANCE = 1e-5
@@ -65,15 +65,17 @@ def count_people(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def fit(counts: pl.DataFrame) -> ClickModel:
-    """The click model of this log; what is seldom seen stays near its prior."""
+    """The click model of this log; what is seldom seen stays near its prior. What only exploration showed is left out,
+    so that the ranks are judged by what rankers put there.
+    """
+    counts = counts.filter(pl.col("best") > 0)
     ranks = int(counts["rank"].max() or 1)  # type: ignore[arg-type]
     prior = 1.0 / np.arange(1, ranks + 1)
     rank, views, clicks = _columns(counts)
     pair = _pair(counts)
     skips = views - clicks
     best = _best_rank(counts, pair)
-    ranked = best >= 0
-    pairs_at = np.bincount(best[ranked], minlength=ranks)
+    pairs_at = np.bincount(best, minlength=ranks)
     model = ClickModel(prior, LIKING, NOISE, np.full(ranks, SHARE))
     for _ in range(ROUNDS):
         posterior = _posterior(pair, best, rank, views, clicks, model)
@@ -89,8 +91,7 @@ def fit(counts: pl.DataFrame) -> ClickModel:
         )
         liking = _rate((relevant * clicks).sum(), (relevant * (clicks + skips * seen_right)).sum(), LIKING)
         noise = _rate(((1 - relevant) * clicks).sum(), ((1 - relevant) * (clicks + skips * seen_wrong)).sum(), NOISE)
-        right_at = np.bincount(best[ranked], posterior[ranked], ranks)
-        share = (right_at + RATE_STRENGTH * SHARE) / (pairs_at + RATE_STRENGTH)
+        share = (np.bincount(best, posterior, ranks) + RATE_STRENGTH * SHARE) / (pairs_at + RATE_STRENGTH)
         updated = ClickModel(
             np.clip(examination / examination[0], 1e-3, 1.0),
             float(np.clip(liking * examination[0], 0.05, 0.99)),
