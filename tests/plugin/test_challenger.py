@@ -12,7 +12,6 @@ from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
-from clickloop.retriever.explore import EXPLORATION, Exploration
 from clickloop.retriever.ledger import entries, verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
@@ -132,16 +131,6 @@ def test_a_challenger_that_cannot_answer_costs_nobody_an_answer(challenged: Sett
     answer = loop.search("a k l", 6)
     assert len(answer) == 6
     until(lambda: rankers_of(loop, answer.query_id) == {RANKER})
-    loop.close()
-
-
-def test_a_drafted_search_does_not_explore(challenged: Settings) -> None:
-    exploration = Exploration(share=0.5, first_slot=4, slots=3, depth=30)
-    loop = open_with_challenger(challenged.model_copy(update={"exploration": exploration}))
-    ask(loop, 30, likes=False)
-    loop.log.close()
-    with loop.database.read() as connection:
-        assert EXPLORATION not in set(connection.scalars(select(shown.c.ranker).where(shown.c.propensity < 1)))
     loop.close()
 
 

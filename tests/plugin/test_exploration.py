@@ -1,6 +1,7 @@
 """Exploration in the service: what people see, what the log says, and when nothing is explored."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.explore import EXPLORATION, Exploration
 from clickloop.retriever.schema import searches, shown
-from clickloop.retriever.search import RANKER
+from clickloop.retriever.search import RANKER, Live, OpenBuild, Searcher
 from clickloop.retriever.types import Answer
 
 SEARCHES = 60
@@ -119,3 +120,17 @@ def test_deleted_documents_are_never_explored(open_with: Open) -> None:
     found = {id_ for _ in range(SEARCHES) for id_ in ids(loop.search("red list", 5))}
     assert not found & set(gone)
     assert len(found) == 9, "what is left of the candidates moves up"
+
+
+def test_a_drafted_search_does_not_explore(open_with: Open) -> None:
+    """Champion and challenger have the same ranking here, so that a drafted list is theirs."""
+    loop = open_with()
+    champion = loop.live.current()
+    assert champion is not None
+    live = Live()
+    live.install(champion)
+    live.challenge(OpenBuild(champion.build, replace(champion.release, id="new"), champion.encoder, champion.index))
+    searcher = Searcher(live, loop.documents, loop.log, 1.0, DIALS)
+    exact = ids(loop.search("red list", 5, log=False))
+    assert all(ids(searcher.search("red list", 5)) == exact for _ in range(SEARCHES))
+    assert {row[1:] for found in rows(loop).values() for row in found} == {(RANKER, 1.0)}
