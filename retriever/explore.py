@@ -55,5 +55,5 @@ def explore(
         else:
             weights = [1 / (rank + 1) for rank in ranks]
             (drawn,) = random.choices(range(len(ranks)), weights)
-            page[place] = (ranked[ranks[drawn]], True, share * weights[drawn] / sum(weights))
+            page[place] = (ranked[ranks[drawn]], True, share * (weights[drawn] / sum(weights)))
     return page
