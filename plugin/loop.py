@@ -64,7 +64,7 @@ class ClickLoop:
         self.live = Live()
         self.log = SearchLog(self.database)
         traffic = self.settings.promotion.evaluation_traffic
-        self.searcher = Searcher(self.live, self.documents, self.log, traffic)
+        self.searcher = Searcher(self.live, self.documents, self.log, traffic, self.settings.exploration)
         self.failure: ClickLoopError | None = None
         self._store: IndexStore | None = None
         self._nights = Nights(self.runs, self.settings)

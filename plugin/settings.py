@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..retriever.errors import ClickLoopError
+from ..retriever.explore import Exploration
 from ..trainer.recipe import FineTuning, GoldenFiles, Guards, Mining, Promotion, Recipe, Split
 
 SECRETS = {"admin_key", "api_key", "database_url"}
@@ -82,6 +83,7 @@ class Settings(BaseSettings):
     split: Split = Split()
     training: FineTuning = FineTuning()
     promotion: Promotion = Promotion()
+    exploration: Exploration = Exploration()
     guards: Guards = Guards()
     golden: GoldenFiles = GoldenFiles()
     seed: int = Field(0, ge=0, description="of sampling and training")

@@ -13,6 +13,7 @@ from typing import Any
 from .documents import Documents
 from .encoder import Encoder
 from .errors import InvalidInput, NotReady
+from .explore import EXPLORATION, Exploration, explore
 from .filters import Filter, parse_filter
 from .index import Index
 from .interleave import team_draft
@@ -26,6 +27,7 @@ MAX_QUERY = 8192  # characters
 RANKER = "semantic"
 PICK = 0.5  # the chance that the ranking which gave a drafted result was the one to pick at that place
 Ranked = list[tuple[Document, float]]
+Placed = list[tuple[Document, float, str, float]]  # document, score, who gave it this place, with what propensity
 
 
 class OpenBuild:
@@ -125,12 +127,22 @@ class Live:
 
 
 class Searcher:
-    def __init__(self, live: Live, documents: Documents, log: SearchLog, evaluation_traffic: float = 0.0) -> None:
-        """`evaluation_traffic`: the share of logged searches whose list is drafted from champion and challenger."""
+    def __init__(
+        self,
+        live: Live,
+        documents: Documents,
+        log: SearchLog,
+        evaluation_traffic: float = 0.0,
+        exploration: Exploration | None = None,
+    ) -> None:
+        """`evaluation_traffic`: the share of logged searches whose list is drafted from champion and challenger; of the
+        others some explore.
+        """
         self._live = live
         self._documents = documents
         self._log = log
         self._evaluation_traffic = evaluation_traffic
+        self._exploration = Exploration() if exploration is None else exploration
         self._random = Random()
 
     def search(
@@ -147,29 +159,28 @@ class Searcher:
         if not 1 <= k <= MAX_K:
             raise InvalidInput("k", k, f"use 1 to {MAX_K}")
         wanted = parse_filter(filter)
+        drafts = log and self._random.random() < self._evaluation_traffic
+        challenger = self._live.challenger() if drafts else None
+        places = self._exploration.places(k) if log and challenger is None else range(0)
+        explores = bool(places) and self._random.random() < self._exploration.share
         with self._live.lease() as build:
-            ranked = self._nearest(build, query, k, wanted)
-        rankers = [RANKER] * len(ranked)
-        challenger = self._live.challenger()
-        if log and challenger is not None and self._random.random() < self._evaluation_traffic:
-            ranked, rankers = self._drafted(ranked, challenger, query, k, wanted)
-        hits = [Hit(d.id, rank, score, d.title, d.text, d.payload) for rank, (d, score) in enumerate(ranked, 1)]
+            ranked = self._nearest(build, query, self._exploration.depth if explores else k + len(places), wanted)
+        if challenger is not None:
+            placed = self._drafted(ranked, challenger, query, k, wanted)
+        else:
+            placed = self._explored(ranked, k, places, explores)
+        hits = [Hit(d.id, rank, score, d.title, d.text, d.payload) for rank, (d, score, _, _) in enumerate(placed, 1)]
         took_ms = (time.perf_counter() - started) * 1000
         answer = Answer(secrets.token_hex(16), build.release.id, round(took_ms, 3), hits)
         if log:
-            shown = [
-                Shown(hit.rank, hit.id, ranker, 1.0 if ranker == RANKER else PICK)
-                for hit, ranker in zip(hits, rankers, strict=True)
-            ]
+            shown = [Shown(rank, d.id, ranker, chance) for rank, (d, _, ranker, chance) in enumerate(placed, 1)]
             ids = (build.build.id, build.release.id)
             self._log.record(
                 Search(answer.query_id, query, k, filter, *ids, shown, who or Who(), answer.took_ms, arrived_at)
             )
         return answer
 
-    def _drafted(
-        self, ranked: Ranked, challenger: OpenBuild, query: str, k: int, filter: Filter | None
-    ) -> tuple[Ranked, list[str]]:
+    def _drafted(self, ranked: Ranked, challenger: OpenBuild, query: str, k: int, filter: Filter | None) -> Placed:
         """One list out of two rankings and who gave each result. Never fails: the champion's own answer is there."""
         release = challenger.release.id
         try:
@@ -178,10 +189,14 @@ class Searcher:
         except Exception as error:
             if not isinstance(error, _Retired):
                 _log.warning("the challenger %s could not answer", release, exc_info=True)
-            return ranked, [RANKER] * len(ranked)
+            return [(*result, RANKER, 1.0) for result in ranked]
         found = {d.id: (d, score) for d, score in [*other, *ranked]}
         picks = team_draft([d.id for d, _ in ranked], [d.id for d, _ in other], k, self._random)
-        return [found[id_] for id_, _ in picks], [ranker_of(team, release) for _, team in picks]
+        return [(*found[id_], ranker_of(team, release), 1.0 if team is None else PICK) for id_, team in picks]
+
+    def _explored(self, ranked: Ranked, k: int, places: range, explores: bool) -> Placed:
+        page = explore(ranked, k, places, self._exploration.share, self._random if explores else None)
+        return [(*result, EXPLORATION if explored else RANKER, chance) for result, explored, chance in page]
 
     def _nearest(self, build: OpenBuild, query: str, k: int, filter: Filter | None) -> Ranked:
         """Documents deleted since the index was written are left out and the next ones move up."""

@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ..retriever.explore import EXPLORATION
+
 EXAMINATION_STRENGTH = 50.0  # a rank's prior, 1/rank, counts as much as this many views
 RATE_STRENGTH = 50.0  # the priors of liking, noise and the share of relevant documents count as many trials
 LIKING, NOISE, SHARE = 0.8, 0.1, 0.05  # these priors
+EXPLORED = 0.01  # share of relevant documents among those that only exploration showed; too few to be fitted
 MIN_EXAMINATION = 0.1  # one click counts as at most ten looks
 ROUNDS = 300
 TOLERANCE = 1e-5
@@ -42,13 +45,14 @@ class ClickModel:
 
 def count_people(log: pl.DataFrame) -> pl.DataFrame:
     """One row per (query, document, rank): how many people saw the document there, how many of them clicked; `best` is
-    the best rank at which the pair was ever shown.
+    the best rank at which a ranker ever put the document, or 0 where only exploration showed it.
 
     A person counts once for a pair, at the rank of the click or else at the best rank shown, so that nobody gains
     weight by repeating.
     """
+    ranked = pl.col("rank").filter(pl.col("ranker") != EXPLORATION)
     people = (
-        log.with_columns(best=pl.col("rank").min().over("query", "document_id"))
+        log.with_columns(best=ranked.min().over("query", "document_id").fill_null(0))
         .sort("clicked", "rank", descending=[True, False])
         .group_by("query", "person", "document_id", maintain_order=True)
         .agg(pl.col("clicked").first(), pl.col("rank").first(), pl.col("best").first())
@@ -61,7 +65,10 @@ def count_people(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def fit(counts: pl.DataFrame) -> ClickModel:
-    """The click model of this log; what is seldom seen stays near its prior."""
+    """The click model of this log; what is seldom seen stays near its prior. What only exploration showed is left out,
+    so that the ranks are judged by what rankers put there.
+    """
+    counts = counts.filter(pl.col("best") > 0)
     ranks = int(counts["rank"].max() or 1)  # type: ignore[arg-type]
     prior = 1.0 / np.arange(1, ranks + 1)
     rank, views, clicks = _columns(counts)
@@ -148,13 +155,13 @@ def _posterior(pair: Ints, best: Ints, rank: Ints, views: Floats, clicks: Floats
     right, wrong = model.clicked(rank)
     skips = views - clicks
     evidence = clicks * np.log(right / wrong) + skips * (np.log1p(-right) - np.log1p(-wrong))
-    share = model.share[np.minimum(best, len(model.share) - 1)]
+    share = np.where(best < 0, EXPLORED, model.share[np.clip(best, 0, len(model.share) - 1)])
     odds = np.bincount(pair, evidence) + np.log(share / (1 - share))
     return np.asarray(1 / (1 + np.exp(-np.clip(odds, -30, 30))))
 
 
 def _best_rank(counts: pl.DataFrame, pair: Ints) -> Ints:
-    """The best rank, from 0, of each pair."""
+    """The best rank of each pair, from 0, or -1 where only exploration showed it."""
     best = np.zeros(int(pair.max(initial=-1)) + 1, dtype=np.int64)
     best[pair] = counts["best"].to_numpy().astype(np.int64) - 1
     return best

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 import numpy as np
 import polars as pl
 
+from ..retriever.explore import EXPLORATION
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Keys, Release, Vectors
 from .clicks import ClickModel, corrected_gains, count_people, judge
@@ -53,10 +54,13 @@ class Contest:
         return self._sides[1].release.id
 
     def results(self, log: pl.DataFrame, clicks: ClickModel, wordings: Mapping[str, str]) -> list[Result]:
-        """Per-query results on the searches of this log that the champion answered. Results of another release would
-        favour a candidate that resembles it: what only that one found would have gains.
+        """Per-query results on the searches of this log that the champion answered, and answered alone. Results of
+        another release would favour a candidate that resembles it: what only that one found would have gains. Where a
+        search explored, what the champion had at these places would count as nothing; and explored results weighted by
+        their inverse propensity cost more precision than they bring.
         """
-        answered = log.filter(pl.col("release") == self._sides[0].release.id)
+        explored = (pl.col("ranker") == EXPLORATION).any().over("search")
+        answered = log.filter(pl.col("release") == self._sides[0].release.id, ~explored)
         clusters = dict(answered.select("query", "cluster").unique().rows())
         counts = count_people(answered)
         alive = {document_id: key for key, document_id in self._ids.items()}

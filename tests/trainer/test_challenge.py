@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from clickloop.retriever.database import Database
+from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import releases
 from clickloop.retriever.search import RANKER, against
@@ -38,10 +39,10 @@ def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
 
 
 def shown(*lists: tuple[str, str]) -> pl.DataFrame:
-    """One list a search: who saw it, and its results in order, "+" the release's, "-" the champion's, "." of neither;
-    a "!" after a result is a click.
+    """One list a search: who saw it, and its results in order, "+" the release's, "-" the champion's, "." of neither,
+    "?" explored; a "!" after a result is a click.
     """
-    rankers = {"+": MODEL, "-": against(MODEL), ".": RANKER}
+    rankers = {"+": MODEL, "-": against(MODEL), ".": RANKER, "?": EXPLORATION}
     rows = []
     for search, (person, results) in enumerate(lists):
         for place, mark in enumerate(results):
@@ -67,6 +68,10 @@ def test_a_person_counts_once_however_often_they_search() -> None:
 def test_lists_of_the_champion_alone_and_of_other_challengers_say_nothing() -> None:
     assert preferences(shown(("ann", "..!.")), MODEL) == {}
     assert preferences(shown(("ann", "+!-")), "release-newer") == {}
+
+
+def test_explored_results_say_nothing() -> None:
+    assert preferences(shown(("ann", "..?!"), ("bob", "?!-+!")), MODEL) == {"bob": 1}
 
 
 def test_the_state_comes_back_as_it_was_kept(challengers: Challengers) -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickloop.trainer.clicks import ClickModel, corrected_gains, count_people, fit, judge
+from clickloop.retriever.explore import EXPLORATION
+from clickloop.retriever.search import RANKER
+from clickloop.trainer.clicks import EXPLORED, ClickModel, corrected_gains, count_people, fit, judge
 from clickloop.trainer.people import People
 
 SCHEMA = {
@@ -28,7 +30,7 @@ QUERIES, DOCUMENTS, SESSIONS = 60, 12, 3_000
 
 
 def log_of(rows: list[Row]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(ranker=pl.lit(RANKER))
 
 
 def crowd(document_id: str, views: int, clicks: int, rank: int = 1) -> list[Row]:
@@ -116,6 +118,37 @@ def test_passed_over_at_the_top_says_more_than_far_down() -> None:
     found = judged(crowd("top", 5, 0) + crowd("bottom", 5, 0, rank=10))
     assert found["top"]["relevance"] < found["bottom"]["relevance"] < SHARE
     assert found["bottom"]["relevance"] == pytest.approx(SHARE, abs=0.05)
+
+
+def explored(log: pl.DataFrame) -> pl.DataFrame:
+    return log.with_columns(ranker=pl.lit(EXPLORATION))
+
+
+def test_what_only_exploration_showed_is_not_taken_for_what_a_ranker_put_there() -> None:
+    """At rank 1 half of the results of this ranker are right; a click on an explored one is still mostly noise."""
+    model = ClickModel(KNOWN.examination, 0.8, 0.1, np.full(10, 0.5))
+    rows = crowd("d", 1, 1)
+    (ranked,) = judge(count_people(log_of(rows)), model)["relevance"]
+    (lucky,) = judge(count_people(explored(log_of(rows))), model)["relevance"]
+    assert ranked == pytest.approx(8 / 9)
+    assert lucky == pytest.approx(8 * EXPLORED / (8 * EXPLORED + 1 - EXPLORED))
+    (sure,) = judge(count_people(explored(log_of(crowd("d", 4, 4)))), model)["relevance"]
+    assert sure > 0.95
+
+
+def test_the_best_rank_is_the_best_of_a_ranker() -> None:
+    ranked, tried = log_of(crowd("d", 1, 0, rank=9)), explored(log_of(crowd("d", 1, 0, rank=6)))
+    assert count_people(pl.concat([ranked, tried]))["best"].to_list() == [9, 9]
+    assert count_people(tried)["best"].to_list() == [0]
+
+
+def test_the_click_model_is_fitted_without_what_only_exploration_showed() -> None:
+    log = simulated(1, 1.0)
+    tried = explored(log_of([row for i in range(400) for row in crowd(f"e{i}", 1, i % 2, rank=2)]))
+    before, after = fit(count_people(log)), fit(count_people(pl.concat([log, tried])))
+    assert (after.liking, after.noise) == (before.liking, before.noise)
+    np.testing.assert_array_equal(after.examination, before.examination)
+    np.testing.assert_array_equal(after.share, before.share)
 
 
 def test_who_clicks_again_and_again_counts_once() -> None:

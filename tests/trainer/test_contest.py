@@ -1,0 +1,58 @@
+"""Which searches judge a candidate."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from clickloop.retriever.explore import EXPLORATION
+from clickloop.retriever.search import RANKER
+from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
+from clickloop.trainer.clicks import ClickModel
+from clickloop.trainer.contest import Contest, Side
+from clickloop.trainer.corpus import Corpus
+
+COUNT = 30
+KEYS = np.arange(COUNT, dtype=np.int64)
+CORPUS = Corpus(1, [StoredDocument(key, 1, False, Document(f"d{key}")) for key in range(COUNT)], KEYS)
+CLICKS = ClickModel(1 / np.arange(1, 11), 0.8, 0.1, np.full(10, 0.1))
+
+
+def ranks(name: str, first: int) -> Side:
+    """A model that ranks the documents in their order from this one on, for every query."""
+    turn = np.linspace(0, np.pi / 2, COUNT, dtype=np.float32)
+    vectors: Vectors = np.stack([np.cos(turn), np.sin(turn)], axis=1)[(KEYS - first) % COUNT]
+    release = Release(name, None, 2, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
+    return Side(release, KEYS, vectors, lambda _text: np.array([1, 0], dtype=np.float32))
+
+
+def search(number: int, clicked: str, explored: dict[int, str], release: str = "champion") -> pl.DataFrame:
+    """The ten best of the champion, some places explored."""
+    shown = [explored.get(rank, f"d{rank - 1}") for rank in range(1, 11)]
+    return pl.DataFrame(
+        {
+            "search": number,
+            "query": f"q{number}",
+            "cluster": f"q{number}",
+            "person": f"p{number}",
+            "release": release,
+            "document_id": shown,
+            "rank": range(1, 11),
+            "ranker": [EXPLORATION if rank in explored else RANKER for rank in range(1, 11)],
+            "clicked": [id_ == clicked for id_ in shown],
+        }
+    )
+
+
+def judged(*searches: pl.DataFrame) -> dict[str, float]:
+    """The estimated change of each query by a candidate that finds d20 to d29."""
+    log = pl.concat(searches)
+    contest = Contest(CORPUS, ranks("champion", 0), ranks("candidate", 20))
+    return {found.query: found.delta for found in contest.results(log, CLICKS, {q: q for q in log["query"].unique()})}
+
+
+def test_searches_that_explored_and_those_of_other_releases_do_not_judge() -> None:
+    """Otherwise what the champion had at these places would count as nothing, in favour of every candidate."""
+    plain = search(1, "d2", {})
+    alone = judged(plain)
+    assert alone["q1"] < 0
+    assert judged(plain, search(2, "d20", {8: "d20", 9: "d25"}), search(3, "d2", {}, "before")) == pytest.approx(alone)
