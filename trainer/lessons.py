@@ -15,7 +15,8 @@ from .corpus import Corpus
 from .golden import Golden, read_golden
 from .mine import Pair, StoredVectors, Triplet, positives, triplets
 from .recipe import Recipe
-from .snapshot import Bounds, ever_clicked, fingerprint, first_clusters, read_log, without_robots, wordings
+from .robots import evenly, without_robots
+from .snapshot import Bounds, ever_clicked, fingerprint, first_clusters, read_log, wordings
 from .split import Parts, split
 
 
@@ -51,7 +52,7 @@ def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: 
     everything = read_log(database, bounds, after=champion.lineage.get("log_seq", 0))
     impressions, robots = without_robots(everything, recipe.mining.max_searches_per_person)
     parts = split(impressions, first_clusters(database, bounds), recipe.split)
-    model = fit(count_people(impressions))
+    model = fit(count_people(evenly(impressions)))
     training, development = (
         positives(judge(count_people(part), model), recipe.mining.min_relevance)
         for part in (parts.training, parts.development)
@@ -62,7 +63,10 @@ def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: 
         "people": impressions["person"].n_unique(),
         "people_who_teach": parts.training["person"].n_unique(),
         "people_who_judge": parts.holdout["person"].n_unique(),
-        "robots_left_out": robots,
+        "robots_left_out": robots.people,
+        "robot_searches_left_out": robots.searches,
+        "pushed_documents": len(robots.pushed),
+        "pushed_document_ids": robots.pushed[:10],
         "queries": impressions["query"].n_unique(),
         "training_pairs": len(training),
         "development_pairs": len(development),

@@ -134,13 +134,6 @@ def ever_clicked(database: Database, bounds: Bounds) -> dict[str, set[str]]:
     return clicked
 
 
-def without_robots(log: pl.DataFrame, max_searches: int) -> tuple[pl.DataFrame, int]:
-    """The log of people who never made more than `max_searches` searches a day, and how many others there were."""
-    days = log.group_by("person", "day").agg(pl.col("search").n_unique())
-    busy = days.filter(pl.col("search") > max_searches).select("person").unique()
-    return log.join(busy, on="person", how="anti", maintain_order="left"), len(busy)
-
-
 def normalised(query: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", query).casefold().split())
 

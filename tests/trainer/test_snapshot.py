@@ -19,7 +19,6 @@ from clickloop.trainer.snapshot import (
     fingerprint,
     normalised,
     read_log,
-    without_robots,
 )
 
 COLUMNS = [
@@ -173,20 +172,6 @@ def test_a_person_is_the_best_known_of_user_client_session_and_search(traffic: T
     for number, who in enumerate(people):
         traffic.search(f"q{number}", who=who, shown=("a",))
     assert traffic.read()["person"].to_list() == ["user", "client", "session", "q3"]
-
-
-def test_people_who_search_too_much_are_left_out_and_counted(traffic: Traffic) -> None:
-    for number in range(5):
-        traffic.search(f"robot-{number}", who=Who(user_id="robot"))
-    for number in range(4):
-        traffic.search(f"busy-{number}", who=Who(user_id="busy"))
-    log = traffic.read()
-    kept, robots = without_robots(log, 4)
-    assert (kept["person"].unique().to_list(), robots) == (["busy"], 1)
-    assert kept.equals(log.filter(pl.col("person") == "busy"))
-    assert without_robots(log, 5)[1] == 0
-    assert without_robots(log.with_columns(day=pl.col("search") % 2), 4)[1] == 0, "five searches on two days"
-    assert without_robots(log.clear(), 5)[1] == 0
 
 
 def test_the_fingerprint_tells_one_more_click_and_nothing_else(traffic: Traffic) -> None:
