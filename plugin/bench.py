@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +14,13 @@ from rich.table import Table
 from ..retriever.encoder import TEMPLATE, render
 from ..retriever.errors import InvalidInput
 from ..retriever.model import find_model
+from ..retriever.shadow import ShadowIndex
 from ..trainer.contenders import contenders
 from ..trainer.evaluate import DECIDES
 from ..trainer.gate import INTERVAL_Z
 from ..trainer.lives import NARROW, WIDE, Differences, World, power, wrong_lives
+from ..trainer.mined import KEPT, THRESHOLDS, Mined, mine, simulated
+from ..trainer.people import KINDS
 from ..trainer.recipe import Promotion, Recipe
 from ..trainer.rehearsal import Habits, Lived, Rehearsal
 from ..trainer.snapshot import cluster_of
@@ -58,6 +62,11 @@ HABITS = {
     "looks at rank r with r^-.5, 20 results, 5 % noise": Habits(shown=20, bias=0.5, noise=0.05),
     "looks at rank r with 1/r, 10 results, 10 % noise": Habits(),
 }
+
+
+LOGS = 3  # simulated for each kind of people
+LOG_SEARCHES = 12_000  # three nights
+LOG_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +141,49 @@ def _point(life: Lived) -> tuple[float, float, float, bool]:
     return life.true, found.mean, INTERVAL_Z * found.error, life.night is not None
 
 
+def click_models(say: Callable[[str], None], given: Given) -> Rows:
+    """Precision / coverage of pairs mined from simulated clicks, by posterior from which they are taken."""
+    collection = demo_collection() if given.data is None else read_beir(given.data)
+    documents = [render(TEMPLATE, document) for document in collection.documents]
+    ids = [document.id for document in collection.documents]
+    asked = list({question.text: question for question in collection.questions}.values())
+    searched = [question for question in asked if draw(cluster_of(question.text)) < TEACHING]
+    queries, right = [question.text for question in searched], [question.right for question in searched]
+    base = next(contenders(find_model(Settings.model_fields["model"].default), documents, queries, [], say))
+    shadow = ShadowIndex(np.arange(len(ids)), base.documents)
+    ranked = [[ids[row] for row in rows] for rows in shadow.query(base.queries, LOG_SHOWN)[0]]
+    rows: dict[str, dict[str, str]] = {}
+    for kind in KINDS:
+        found: dict[str, list[Mined]] = {}
+        for seed in range(LOGS):
+            say(f"people of kind {kind}, log {seed + 1} of {LOGS}")
+            for mined in mine(simulated(kind, ranked, right, LOG_SEARCHES, seed), right):
+                found.setdefault("chosen" if mined.chosen else mined.model, []).append(mined)
+        for model, logs in found.items():
+            names = f" ({', '.join(mined.model for mined in logs)})" if model == "chosen" else ""
+            rows[f"{kind} people, {model}{names}"] = _mined(logs)
+    return rows
+
+
+def _mined(logs: list[Mined]) -> dict[str, str]:
+    """Means over the logs."""
+    cells = {"all clicked": f"{np.mean([mined.naive for mined in logs]):.3f}"}
+    for number, threshold in enumerate(THRESHOLDS):
+        precision = np.mean([mined.precision[number] for mined in logs])
+        coverage = np.mean([mined.coverage[number] for mined in logs])
+        cells[f"≥ {threshold}"] = f"{precision:.3f} / {coverage:.3f}"
+    cells[f"precision at {KEPT:.0%}"] = f"{np.mean([mined.at_kept for mined in logs]):.3f}"
+    cells["area"] = f"{np.mean([mined.area for mined in logs]):.3f}"
+    gains = [np.mean([mined.gain_right for mined in logs]), np.mean([mined.gain_wrong for mined in logs])]
+    cells["gain of right / wrong"] = f"{gains[0]:.2f} / {gains[1]:.2f}"
+    return cells
+
+
 BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-errors": gate_errors,
     "gate-power": gate_power,
     "gate-clicks": gate_clicks,
+    "clicks": click_models,
 }
 
 

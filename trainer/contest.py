@@ -10,7 +10,8 @@ import polars as pl
 from ..retriever.explore import EXPLORATION
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Keys, Release, Vectors
-from .clicks import ClickModel, corrected_gains, count_people, judge
+from .click_models import ClickModel
+from .clicks import corrected_gains, count_people, judge
 from .corpus import Corpus
 from .evaluate import DEPTH, Result, compare, judged_queries
 from .golden import Golden, GoldenScores, score

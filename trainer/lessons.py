@@ -9,7 +9,8 @@ import polars as pl
 from ..retriever.database import Database
 from ..retriever.encoder import render
 from ..retriever.types import Release
-from .clicks import ClickModel, count_people, fit, judge
+from .click_models import ClickModel
+from .clicks import choose, count_people, judge
 from .contest import Side
 from .corpus import Corpus
 from .golden import Golden, read_golden
@@ -52,7 +53,8 @@ def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: 
     everything = read_log(database, bounds, after=champion.lineage.get("log_seq", 0))
     impressions, robots = without_robots(everything, recipe.mining.max_searches_per_person)
     parts = split(impressions, first_clusters(database, bounds), recipe.split)
-    model = fit(count_people(evenly(impressions)))
+    choice = choose(evenly(impressions))
+    model = choice.model
     training, development = (
         positives(judge(count_people(part), model), recipe.mining.min_relevance)
         for part in (parts.training, parts.development)
@@ -71,8 +73,10 @@ def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: 
         "training_pairs": len(training),
         "development_pairs": len(development),
         "examination_by_rank": [round(float(x), 4) for x in model.examination[:10]],
-        "click_rate_relevant": round(model.liking, 4),
-        "click_rate_noise": round(model.noise, 4),
+        "click_rate_relevant": round(float(model.right[0, 0]), 4),
+        "click_rate_noise": round(float(model.wrong[0, 0]), 4),
+        "click_model": model.name,
+        "held_out_log_likelihood": {name: round(value, 5) for name, value in choice.held_out.items()},
     }
     return Lessons(
         champion=champion.id,

@@ -16,7 +16,7 @@ from ..retriever.interleave import team_draft
 from ..retriever.search import PICK, RANKER, ranker_of
 from ..retriever.types import Document, Release, StoredDocument
 from .challenge import preferences
-from .clicks import count_people, fit
+from .clicks import choose
 from .contenders import Contender
 from .contest import Contest, Side
 from .corpus import Corpus
@@ -122,7 +122,7 @@ class _Life:
         """Whether this night promotes the model."""
         self._log.append(self._searches(number))
         log, shares = pl.concat(self._log), self._stage.recipe.split
-        clicks, texts = fit(count_people(log)), wordings(log)
+        clicks, texts = choose(log).model, wordings(log)
 
         def results(part: pl.DataFrame) -> list[Result]:
             return self._contest.results(part, clicks, texts)

@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 
 import polars as pl
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from ..retriever.database import Database, highest
 from ..retriever.schema import events, searches, shown
@@ -24,9 +24,11 @@ SCHEMA = {
     "ranker": pl.String,
     "propensity": pl.Float64,
     "clicked": pl.Boolean,
+    "level": pl.Int64,  # of the furthest action: 0 none, then as in CLICKS from 1
 }
 # Who searched, as far as the app tells; without that every search is somebody else's.
 PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
+LEVEL = case({action: level for level, action in enumerate(CLICKS, 1)}, value=events.c.action)
 SECONDS_A_DAY = 86_400.0
 SMALL_WORDS = frozenset(
     ("a", "an", "and", "for", "from", "how", "i", "in", "into", "is", "it", "my", "of", "on", "or", "the", "to", "with")
@@ -72,9 +74,9 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
         .order_by(searches.c.seq, shown.c.rank)
     )
     clicks = (
-        select(events.c.query_id, events.c.document_id)
+        select(events.c.query_id, events.c.document_id, func.max(LEVEL).label("level"))
         .where(events.c.seq <= bounds.event, events.c.action.in_(CLICKS))
-        .distinct()
+        .group_by(events.c.query_id, events.c.document_id)
     )
     with database.read() as connection:
         seen = pl.read_database(impressions, connection, infer_schema_length=None)
@@ -82,14 +84,14 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
     if seen.is_empty():
         return pl.DataFrame(schema={**SCHEMA, "cluster": pl.String})
     if clicked.is_empty():
-        joined = seen.with_columns(clicked=pl.lit(False))
+        joined = seen.with_columns(clicked=pl.lit(False), level=pl.lit(0))
     else:
         joined = seen.join(
             clicked.with_columns(clicked=pl.lit(True)),
             on=["query_id", "document_id"],
             how="left",
             maintain_order="left",
-        ).with_columns(pl.col("clicked").fill_null(False))
+        ).with_columns(pl.col("clicked").fill_null(False), pl.col("level").fill_null(0))
     frame = joined.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
     texts = frame.select(pl.col("query").unique())
     named = texts.with_columns(
@@ -147,7 +149,7 @@ def cluster_of(query: str) -> str:
 
 def fingerprint(log: pl.DataFrame) -> str:
     """SHA-256 of the impressions and clicks, so that a report says which data a run saw."""
-    rows = log.select("search", "rank", "document_id", "clicked").hash_rows(seed=0)
+    rows = log.select("search", "rank", "document_id", "level").hash_rows(seed=0)
     return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
 
 

@@ -7,14 +7,17 @@ import pytest
 from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.search import RANKER
 from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
-from clickloop.trainer.clicks import ClickModel
+from clickloop.trainer.click_models import FEATURES, GAPS, LEVELS, ClickModel, Prior
 from clickloop.trainer.contest import Contest, Side
 from clickloop.trainer.corpus import Corpus
 
 COUNT = 30
 KEYS = np.arange(COUNT, dtype=np.int64)
 CORPUS = Corpus(1, [StoredDocument(key, 1, False, Document(f"d{key}")) for key in range(COUNT)], KEYS)
-CLICKS = ClickModel(1 / np.arange(1, 11), 0.8, 0.1, np.full(10, 0.1))
+LOOKS = np.repeat(1 / np.arange(1, 11)[:, None], GAPS, axis=1)
+NOBODY = pl.DataFrame(schema={"document_id": pl.String, "queries": pl.UInt32})
+PRIOR = Prior(np.full(10, np.log(1 / 9)), np.zeros(FEATURES), np.zeros(FEATURES), NOBODY)
+CLICKS = ClickModel("position", 0.8 * LOOKS, 0.1 * LOOKS, np.zeros(LEVELS), PRIOR)
 
 
 def ranks(name: str, first: int) -> Side:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
-from clickloop.trainer.people import People
+from clickloop.retriever.errors import InvalidInput
+from clickloop.trainer.people import KINDS, CascadePeople, People, TrustingPeople, people
 
 SHOWN = [f"d{rank}" for rank in range(1, 11)]
 SESSIONS = 4_000
@@ -72,5 +74,51 @@ def test_few_queries_are_asked_often() -> None:
     assert abs(often[:50].sum() - expected[:50].sum()) < 0.05 * SESSIONS
 
 
-def test_nothing_shown_is_nothing_clicked() -> None:
-    assert (People(1).clicks([], {"d1"}), People(1).senseless_clicks([])) == ([], [])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_shown_is_nothing_clicked(kind: str) -> None:
+    assert (people(kind, 1).clicks([], {"d1"}), people(kind, 1).senseless_clicks([])) == ([], [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_made_by_its_name_and_repeats_its_life(kind: str) -> None:
+    assert type(people(kind, 1)) is KINDS[kind]
+    assert a_life(people(kind, 3)) == a_life(people(kind, 3))
+    assert a_life(people(kind, 3)) != a_life(people(kind, 4))
+
+
+def test_an_unknown_kind_is_refused_with_those_that_are() -> None:
+    with pytest.raises(InvalidInput, match=r"'bored'.*position, cascade, trust"):
+        people("bored", 1)
+
+
+@pytest.mark.parametrize("kind", ["cascade", "trust"])
+def test_people_of_a_kind_without_noise_click_first_what_is_right(kind: str) -> None:
+    """Who reads from the top is not kept from the last rank; trust alone makes people click what is wrong."""
+    found = [people(kind, seed, bias=0.0, attraction=1.0, noise=0.0).clicks(SHOWN, {"d10"}) for seed in range(50)]
+    assert all(10 in ranks for ranks in found)
+    assert any(len(ranks) > 1 for ranks in found) == (kind == "trust")
+
+
+def test_who_reads_from_the_top_goes_on_after_a_click_as_often_as_not() -> None:
+    """Reading ends only after a click: rank r is reached with (1 - attraction · stop)^(r - 1)."""
+    right = CascadePeople(11, attraction=0.9, noise=0.1)
+    found = rates([right.clicks(SHOWN, SHOWN) for _ in range(SESSIONS)])
+    assert_rates(found, 0.9 * (1 - 0.9 * CascadePeople.stop) ** (RANKS - 1))
+    wrong = CascadePeople(12, attraction=0.9, noise=0.1)
+    found = rates([wrong.clicks(SHOWN, set()) for _ in range(SESSIONS)])
+    assert_rates(found, 0.1 * (1 - 0.1 * CascadePeople.stop) ** (RANKS - 1))
+
+
+def test_trust_makes_people_click_what_stands_on_top_right_or_wrong() -> None:
+    trust = np.array(TrustingPeople.trust)
+    for right, attraction in ((set(SHOWN), 0.9), (set[str](), 0.1)):
+        trusting = TrustingPeople(13, bias=1.0, attraction=0.9, noise=0.1)
+        found = rates([trusting.clicks(SHOWN, right) for _ in range(SESSIONS)])
+        assert_rates(found, (attraction + (1 - attraction) * trust) / RANKS)
+
+
+def test_trust_ends_where_its_ranks_end() -> None:
+    shown = [f"d{rank}" for rank in range(1, 31)]
+    trusting = TrustingPeople(14, bias=0.0, attraction=1.0, noise=0.0)
+    clicked = {rank for _ in range(500) for rank in trusting.clicks(shown, set())}
+    assert clicked == set(range(1, len(TrustingPeople.trust) + 1))

@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_life(stage: Rehearsal) -> None:
 
 def test_people_who_see_both_tell_what_they_prefer(stage: Rehearsal) -> None:
     """A model that is a little better is followed first, and meanwhile people see its results."""
-    lived = stage.live(blurred("a little better", 1.4, 1), 2, 1.0)
+    lived = stage.live(blurred("a little better", 1.47, 1), 2, 1.0)
     assert lived.true > 0
     assert lived.people.n > 100
     assert lived.people.mean > 0

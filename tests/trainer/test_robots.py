@@ -207,6 +207,7 @@ def test_a_query_asked_again_and_again_does_not_say_how_people_click(rate: float
     usual = fit(count_people(honest_log := log_of(honest())))
     pushed = fit(count_people(log_of(honest(), paid)))
     found = fit(count_people(evenly(log_of(honest(), paid))))
-    assert abs(found.noise - usual.noise) < 0.5 * abs(pushed.noise - usual.noise)
-    assert (found.liking, found.noise) == pytest.approx((usual.liking, usual.noise), abs=0.04)
+    noise, shaped, kept = (model.wrong[0, 0] for model in (usual, pushed, found))
+    assert abs(kept - noise) < 0.5 * abs(shaped - noise)
+    assert (found.right[0, 0], kept) == pytest.approx((usual.right[0, 0], noise), abs=0.04)
     assert evenly(honest_log)["search"].n_unique() > 0.9 * HONEST

@@ -23,6 +23,7 @@ from clickloop.trainer.snapshot import (
 
 COLUMNS = [
     *("search", "query", "text", "person", "day", "release", "document_id", "rank", "ranker", "propensity", "clicked"),
+    "level",
     "cluster",
 ]
 DOCUMENTS = ("a", "b", "c")
@@ -159,6 +160,14 @@ def test_near_duplicates_share_a_cluster_and_others_do_not(traffic: Traffic) -> 
     assert len(set(clusters.values())) == 3
 
 
+def test_the_furthest_action_gives_a_click_its_level(traffic: Traffic) -> None:
+    traffic.search("q1", shown=("a", "b", "c", "d"))
+    for document_id, actions in {"a": ["click"], "b": ["add_to_cart", "click"], "c": ["click", "purchase"]}.items():
+        for action in actions:
+            traffic.event("q1", document_id, action)
+    assert traffic.read().select("document_id", "level").rows() == [("a", 1), ("b", 2), ("c", 3), ("d", 0)]
+
+
 def test_an_empty_log_has_all_columns(traffic: Traffic) -> None:
     empty = traffic.read()
     assert (empty.columns, len(empty)) == (COLUMNS, 0)
@@ -174,7 +183,7 @@ def test_a_person_is_the_best_known_of_user_client_session_and_search(traffic: T
     assert traffic.read()["person"].to_list() == ["user", "client", "session", "q3"]
 
 
-def test_the_fingerprint_tells_one_more_click_and_nothing_else(traffic: Traffic) -> None:
+def test_the_fingerprint_tells_one_more_click_or_action_and_nothing_else(traffic: Traffic) -> None:
     traffic.search("q1")
     first = fingerprint(traffic.read())
     assert first == fingerprint(traffic.read())
@@ -183,7 +192,9 @@ def test_the_fingerprint_tells_one_more_click_and_nothing_else(traffic: Traffic)
     traffic.event("q1", "b")
     second = fingerprint(traffic.read())
     traffic.search("q2")
-    assert len({first, second, fingerprint(traffic.read()), fingerprint(traffic.read().clear())}) == 4
+    third = fingerprint(traffic.read())
+    traffic.event("q1", "b", "purchase")
+    assert len({first, second, third, fingerprint(traffic.read()), fingerprint(traffic.read().clear())}) == 5
 
 
 def test_ever_clicked_remembers_the_whole_history_up_to_the_bounds(traffic: Traffic) -> None:
