@@ -41,7 +41,6 @@ BIAS = 0.5  # a result at rank r is looked at with probability r^-BIAS
 NOISE = 0.05  # share of the wrong results looked at that are clicked all the same
 MAX_TOKENS = 96  # of a docstring are read
 MIN_PAIRS = 10  # so few come from clicks without information; the gate shall see what is made of them
-EPOCHS = 2  # a third gains nothing here and takes a minute
 CLIENTS = 6
 Show = Callable[[str, float, str], None]
 
@@ -171,7 +170,6 @@ def _service(data_dir: Path, key: str) -> Iterator[Api]:
         "CLICKLOOP_ADMIN_KEY": key,
         "CLICKLOOP_SCHEDULE__ENABLED": "false",
         "CLICKLOOP_MINING__MIN_PAIRS": str(MIN_PAIRS),
-        "CLICKLOOP_TRAINING__EPOCHS": str(EPOCHS),
     }
     command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     with (data_dir / "serve.log").open("wb") as log:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 2  # epochs without a better ranking on the development split
 DISTRACTORS = 500  # texts of the training split among which those of the development split must be found
+DIRECTIONS: Any = ("query_to_doc", "doc_to_query")  # a query must find its document, and the document its query
 CHOOSES = "eval_development_cosine_ndcg@10"
 
 
@@ -85,7 +86,7 @@ def finetune(
 def _loss(model: "SentenceTransformer", temperature: float) -> Any:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    return MultipleNegativesRankingLoss(model, scale=1 / temperature)
+    return MultipleNegativesRankingLoss(model, scale=1 / temperature, directions=DIRECTIONS)
 
 
 def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
@@ -109,7 +110,7 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
             f"{dials.max_tokens} or training.batch_size = {dials.batch_size}, or end what else runs there ({error})"
         ) from error
     log.warning("the GPU has no room: training goes on with %d texts at a time", size // 2)
-    return HalfLoss(loss.model, scale=loss.scale, mini_batch_size=size // 2)
+    return HalfLoss(loss.model, scale=loss.scale, directions=DIRECTIONS, mini_batch_size=size // 2)
 
 
 def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: int, judged: bool) -> Any:

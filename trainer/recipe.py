@@ -31,9 +31,9 @@ class Split(_Dials):
 
 
 class FineTuning(_Dials):
-    epochs: int = Field(3, ge=1, le=50, description="passes over the training pairs, at most")
-    batch_size: int = Field(32, ge=2, description="pairs that are each other's negatives")
-    learning_rate: float = Field(1e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
+    epochs: int = Field(2, ge=1, le=50, description="passes over the training pairs, at most")
+    batch_size: int = Field(64, ge=2, description="pairs that are each other's negatives")
+    learning_rate: float = Field(2e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
     max_tokens: int = Field(48, ge=8, description="texts are cut to this length while training")
 
