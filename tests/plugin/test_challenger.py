@@ -25,7 +25,7 @@ def uncertain(lesson_settings: LessonSettings, folder: Path) -> Settings:
     """So few queries judge that a first look can prove nothing, and everybody sees champion and challenger."""
     return lesson_settings(folder).model_copy(
         update={
-            "split": Split(holdout=0.03, development=0.2),
+            "split": Split(holdout=0.02, development=0.2),
             "promotion": Promotion(min_queries=10, evaluation_traffic=1.0),
         }
     )

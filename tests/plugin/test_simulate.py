@@ -39,7 +39,7 @@ def beir(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path) -> Path:
     """The settings of a tiny model's service in the environment, and an empty cache; returns that."""
-    values = {"EPOCHS": "3", "BATCH_SIZE": "8", "LEARNING_RATE": "5e-3", "MAX_TOKENS": "16"}
+    values = {"EPOCHS": "5", "BATCH_SIZE": "8", "LEARNING_RATE": "5e-3", "MAX_TOKENS": "16"}
     monkeypatch.setenv("CLICKLOOP_MODEL", str(tiny_model))
     for name, value in values.items():
         monkeypatch.setenv(f"CLICKLOOP_TRAINING__{name}", value)
@@ -49,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path) -> 
 
 
 def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: Path, tmp_path: Path) -> None:
-    plan = Plan(nights=1, sessions=900, position_bias=0.2, bots=0.05, seed=3)
+    plan = Plan(nights=1, sessions=1200, position_bias=0.2, bots=0.05, seed=3)
     found = simulate(beir, tmp_path / "life", plan, tmp_path / "found.json")
     assert orjson.loads((tmp_path / "found.json").read_bytes()) == orjson.loads(orjson.dumps(found))
     (night,) = found["nights"]
@@ -59,15 +59,14 @@ def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: P
     assert mined["pairs"] >= 40
     assert mined["precision"] > mined["clicked_precision"]
     assert 0 < mined["coverage"] <= 1
-    assert night["candidate"]["nDCG@10"] > found["first"]["nDCG@10"], (
-        "people know the topics, the random model does not"
-    )
     served = night["candidate"] if night["outcome"] == "promoted" else found["first"]
     assert night["served"]["nDCG@10"] == pytest.approx(served["nDCG@10"])
     pairs = {name: oracle["pairs"] for name, oracle in found["oracles"].items()}
     assert list(pairs) == ["all that was searched", "searched by those who teach", "shown", "clicked"]
     assert list(pairs.values()) == sorted(pairs.values(), reverse=True)
-    assert found["oracles"]["clicked"]["gain"] > 0
+    gains = [oracle["gain"] for oracle in found["oracles"].values()]
+    assert gains[0] > 0.5, "who knows everything teaches the topics"
+    assert gains[0] > gains[-1] + 0.2, "a random model shows little of what is right"
 
     kept = sorted(small.iterdir())
     again = simulate(beir, tmp_path / "life", plan, None)
