@@ -34,12 +34,13 @@ from .settings import Schedule, Settings
 from .stdlib import documents
 
 MARK = "demo.txt"  # tells a folder that the demo made
-SEARCHES = 23_000  # before the first night, each by somebody else
+SEARCHES = 26_000  # before the first night, each by somebody else
 SENSELESS = 4_000  # before a night without information
 SHOWN = 20  # results a person can scroll through
 BIAS = 0.5  # a result at rank r is looked at with probability r^-BIAS
 NOISE = 0.05  # share of the wrong results looked at that are clicked all the same
 MAX_TOKENS = 96  # of a docstring are read
+HOLDOUT = 0.33  # few different questions: more of them have to judge than a real log needs
 MIN_PAIRS = 10  # so few come from clicks without information; the gate shall see what is made of them
 CLIENTS = 6
 Show = Callable[[str, float, str], None]
@@ -170,6 +171,7 @@ def _service(data_dir: Path, key: str) -> Iterator[Api]:
         "CLICKLOOP_ADMIN_KEY": key,
         "CLICKLOOP_SCHEDULE__ENABLED": "false",
         "CLICKLOOP_MINING__MIN_PAIRS": str(MIN_PAIRS),
+        "CLICKLOOP_SPLIT__HOLDOUT": str(HOLDOUT),
     }
     command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     with (data_dir / "serve.log").open("wb") as log:
