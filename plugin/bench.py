@@ -151,7 +151,10 @@ def click_models(say: Callable[[str], None], given: Given) -> Rows:
     queries, right = [question.text for question in searched], [question.right for question in searched]
     base = next(contenders(find_model(Settings.model_fields["model"].default), documents, queries, [], say))
     shadow = ShadowIndex(np.arange(len(ids)), base.documents)
-    ranked = [[ids[row] for row in rows] for rows in shadow.query(base.queries, LOG_SHOWN)[0]]
+    ranked = [
+        [(ids[row], float(score)) for row, score in zip(*found, strict=True)]
+        for found in zip(*shadow.query(base.queries, LOG_SHOWN), strict=True)
+    ]
     rows: dict[str, dict[str, str]] = {}
     for kind in KINDS:
         found: dict[str, list[Mined]] = {}

@@ -142,6 +142,7 @@ class SearchLog:
                 "document_id": result.document_id,
                 "ranker": result.ranker,
                 "propensity": result.propensity,
+                "score": result.score,
             }
             for seq, search in zip(numbers, batch, strict=True)
             for result in search.shown

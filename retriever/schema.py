@@ -68,6 +68,7 @@ shown = Table(
     Column("document_id", Text, nullable=False),
     Column("ranker", String, nullable=False),
     Column("propensity", Float, nullable=False),
+    Column("score", Float),
 )
 
 events = Table(

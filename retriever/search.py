@@ -173,7 +173,11 @@ class Searcher:
         took_ms = (time.perf_counter() - started) * 1000
         answer = Answer(secrets.token_hex(16), build.release.id, round(took_ms, 3), hits)
         if log:
-            shown = [Shown(rank, d.id, ranker, chance) for rank, (d, _, ranker, chance) in enumerate(placed, 1)]
+            other = None if challenger is None else challenger.release.id  # whose scores are of another model
+            shown = [
+                Shown(rank, d.id, ranker, chance, None if ranker == other else score)
+                for rank, (d, score, ranker, chance) in enumerate(placed, 1)
+            ]
             ids = (build.build.id, build.release.id)
             self._log.record(
                 Search(answer.query_id, query, k, filter, *ids, shown, who or Who(), answer.took_ms, arrived_at)

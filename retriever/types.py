@@ -55,12 +55,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How one result came to its rank: which ranker put it there, with what probability."""
+    """How one result came to its rank: which ranker put it there, with what probability, and the cosine that the build
+    of the search gave it, where it did.
+    """
 
     rank: int
     document_id: str
     ranker: str
     propensity: float = 1.0
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

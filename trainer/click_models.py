@@ -13,7 +13,7 @@ import polars as pl
 
 GAPS = 5  # distances to the last click above: none, 1, 2, 3, and 4 or more
 LEVELS = 3  # what a click led to: nothing more, add_to_cart, purchase
-FEATURES = 2
+FEATURES = 3
 EXPLORED = 0.01  # share of relevant documents among those that only exploration showed; too few to be fitted
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -23,10 +23,10 @@ Ints = npt.NDArray[np.int64]
 class Prior:
     """Log-odds that a pair is relevant, before its clicks: `base[best rank - 1] + weights · (features - centre)`.
 
-    The features are whole doublings: of the other queries for which the document was shown (what is shown for
-    everything is seldom meant), and of the clicks on the query's other documents (who found it there does not need it
-    here). `exposure` has for each `document_id` the number of `queries` it was shown for. It holds no clicks, so those
-    who teach may share it with those who judge.
+    The features are whole doublings of the other queries for which the document was shown (what is shown for everything
+    is seldom meant), and of the clicks on the query's other documents (who found it there does not need it here), and
+    tenths of its lead (what stands out of its list is more often right). `exposure` has for each `document_id` the
+    number of `queries` it was shown for. It holds no clicks, so those who teach may share it with those who judge.
     """
 
     base: Floats
@@ -113,6 +113,7 @@ def evidence(counts: pl.DataFrame, exposure: pl.DataFrame, alike: bool = False) 
         .agg(
             pl.col("query", "document_id").first(),
             pl.col("best").min(),
+            pl.col("lead").max(),
             pl.col("clicks", "carts", "purchases").sum(),
             look=pl.struct("rank", "gap", "views", "clicks", "carts", "purchases").hash().sum(),
         )
@@ -121,10 +122,11 @@ def evidence(counts: pl.DataFrame, exposure: pl.DataFrame, alike: bool = False) 
             shown=_doublings(pl.col("queries").fill_null(1) - 1),
             other=_doublings((pl.col("clicks").sum().over("query") - pl.col("clicks")).clip(0)),
             times=pl.lit(1.0),
+            lead=(10 * pl.col("lead")).round(),
         )
     )
     if alike:
-        kinds = pairs.group_by("look", "best", "shown", "other", maintain_order=True)
+        kinds = pairs.group_by("look", "best", "shown", "other", "lead", maintain_order=True)
         kept = kinds.agg(pl.col("pair").first(), pl.col("times").sum()).select("pair", "times")
         pairs = pairs.drop("times").join(kept, on="pair", how="inner", maintain_order="left")
         rows = rows.join(kept, on="pair", how="semi", maintain_order="left")
@@ -136,7 +138,7 @@ def evidence(counts: pl.DataFrame, exposure: pl.DataFrame, alike: bool = False) 
         views=_floats(rows, "views"),
         clicks=_floats(rows, "clicks"),
         best=pairs["best"].to_numpy().astype(np.int64) - 1,
-        features=np.stack([_floats(pairs, "shown"), _floats(pairs, "other")], axis=1),
+        features=np.stack([_floats(pairs, name) for name in ("shown", "other", "lead")], axis=1),
         levels=np.stack([clicks - carts - purchases, carts, purchases], axis=1),
         times=_floats(pairs, "times"),
     )
@@ -157,7 +159,7 @@ def told(seen: Evidence, model: ClickModel) -> Floats:
 def with_clicks_above(features: Floats, above: Floats) -> Floats:
     """The features when this many clicks on other documents of the query are known besides."""
     other = np.floor(np.log2(2 ** features[:, 1] + above))
-    return np.stack([features[:, 0], other], axis=1)
+    return np.column_stack([features[:, 0], other, features[:, 2:]])
 
 
 def sigmoid(odds: Floats) -> Floats:

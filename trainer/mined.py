@@ -15,6 +15,9 @@ THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 KEPT = 0.95  # share of the right pairs that shall be kept
 
 
+Ranking = Sequence[tuple[str, float]]  # ids of documents with their scores
+
+
 @dataclass(frozen=True, slots=True)
 class Mined:
     """Of the clicked pairs under one model: at each of THRESHOLDS the share that is right (`precision`) and the share
@@ -35,18 +38,19 @@ class Mined:
 
 
 def simulated(
-    kind: str, ranked: Sequence[Sequence[str]], right: Sequence[Collection[str]], searches: int, seed: int
+    kind: str, ranked: Sequence[Ranking], right: Sequence[Collection[str]], searches: int, seed: int
 ) -> pl.DataFrame:
     """A log of people of this kind, each search by somebody else, on what each query shows (`ranked`, best first)."""
     crowd = people(kind, seed)
     rows = []
     for search, query in enumerate(crowd.queries(searches, len(ranked))):
-        clicked = crowd.clicks(ranked[query], right[query])
+        clicked = crowd.clicks([document_id for document_id, _ in ranked[query]], right[query])
         rows += [
-            (search, str(query), str(search), document_id, rank, rank in clicked)
-            for rank, document_id in enumerate(ranked[query], 1)
+            (search, str(query), str(search), document_id, rank, score, rank in clicked)
+            for rank, (document_id, score) in enumerate(ranked[query], 1)
         ]
-    return pl.DataFrame(rows, schema=["search", "query", "person", "document_id", "rank", "clicked"], orient="row")
+    columns = ["search", "query", "person", "document_id", "rank", "score", "clicked"]
+    return pl.DataFrame(rows, schema=columns, orient="row")
 
 
 def mine(log: pl.DataFrame, right: Sequence[Collection[str]]) -> Iterator[Mined]:

@@ -23,6 +23,7 @@ SCHEMA = {
     "rank": pl.Int64,
     "ranker": pl.String,
     "propensity": pl.Float64,
+    "score": pl.Float64,  # by the release; null where another model gave the result
     "clicked": pl.Boolean,
     "level": pl.Int64,  # of the furthest action: 0 none, then as in CLICKS from 1
 }
@@ -68,6 +69,7 @@ def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame
             shown.c.rank,
             shown.c.ranker,
             shown.c.propensity,
+            shown.c.score,
         )
         .join(shown, shown.c.search_seq == searches.c.seq)
         .where(searches.c.seq > after, searches.c.seq <= bounds.search)

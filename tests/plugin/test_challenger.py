@@ -77,7 +77,12 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     ask(loop, PEOPLE, likes=True)
     with loop.database.read() as connection:
         rankers = Counter(connection.scalars(select(shown.c.ranker).where(shown.c.propensity < 1)))
+        picked = select(shown.c.ranker).where(shown.c.propensity < 1)
+        unscored = set(connection.scalars(picked.where(shown.c.score.is_(None))))
+        scored = set(connection.scalars(picked.where(shown.c.score.is_not(None))))
         looks_before = connection.scalar(select(func.count()).select_from(looks))
+    assert unscored == {wanted.release_id}, "cosines of two models do not compare"
+    assert scored == {against(wanted.release_id)}
     ours, theirs = rankers[wanted.release_id], rankers[against(wanted.release_id)]
     assert PEOPLE < ours + theirs <= 6 * PEOPLE, "what both find best is nobody's"
     assert abs(ours - theirs) <= PEOPLE, "both pick once a round"

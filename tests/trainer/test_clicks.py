@@ -59,6 +59,13 @@ def log_of(rows: list[Row]) -> pl.DataFrame:
     return log.with_columns(ranker=pl.lit(RANKER))
 
 
+def scored(seed: int, size: float) -> pl.DataFrame:
+    """A simulated log with scores, by which right documents stand out of their lists by `size` on average."""
+    log, random = simulated(seed, 1.0), np.random.default_rng(seed)
+    right = log["document_id"].is_in(list(RIGHT)).to_numpy()
+    return log.with_columns(score=pl.Series(0.3 + size * right + random.normal(scale=0.1, size=len(log))))
+
+
 def crowd(document_id: str, views: int, clicks: int, rank: int = 1) -> list[Row]:
     """`views` people saw the document at this rank, `clicks` of them clicked it."""
     return [("q", f"{document_id} {rank} {i}", document_id, rank, i < clicks) for i in range(views)]
@@ -460,3 +467,40 @@ def test_pairs_that_look_the_same_are_fitted_as_one() -> None:
         assert (getattr(kinds, name) * kinds.times[kinds.pair]).sum() == getattr(each, name).sum()
     assert np.allclose(kinds.times @ kinds.features, each.features.sum(0))
     assert np.allclose(kinds.times @ kinds.levels, each.levels.sum(0))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_stands_out_of_its_list_is_sooner_believed(seed: int) -> None:
+    def told_apart(log: pl.DataFrame) -> float:
+        """The mean posterior of right documents less that of others, among those that one person clicked."""
+        found = judge(count_people(log), choose(log).model).filter(pl.col("clicks") == 1)
+        right = pl.col("document_id").is_in(list(RIGHT))
+        return float(found.filter(right)["relevance"].mean()) - float(found.filter(~right)["relevance"].mean())  # type: ignore[arg-type]
+
+    some = simulated(seed, 1.0).filter(pl.col("search") < 300)
+    telling = scored(seed, 0.2).filter(pl.col("search") < 300)
+    assert told_apart(telling) > told_apart(some)
+
+
+def test_scores_that_say_nothing_change_little() -> None:
+    log, noise = simulated(1, 1.0), scored(1, 0.0)
+    plain, mute = (judge(count_people(each), choose(each).model)["relevance"] for each in (log, noise))
+    assert float((plain - mute).abs().mean()) < 0.02  # type: ignore[arg-type]
+
+
+def test_the_lead_does_not_depend_on_the_scale_of_the_scores() -> None:
+    rows = [(1, "q", "p", f"d{rank}", rank, False) for rank in range(1, 5)]
+    log = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    scores = np.array([0.9, 0.4, 0.4, 0.3])
+    leads = [
+        count_people(log.with_columns(score=pl.Series(1 - width * (1 - scores))))["lead"].to_list()
+        for width in (1.0, 0.5)
+    ]
+    assert leads[0] == pytest.approx([0.8, -0.2, -0.2, -0.4])
+    assert leads[1] == pytest.approx(leads[0])
+
+
+def test_an_unknown_score_is_neither_for_nor_against_a_result() -> None:
+    rows = [(1, "q", "p", f"d{rank}", rank, False) for rank in range(1, 4)]
+    log = pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(score=pl.Series([0.8, None, 0.2]))
+    assert count_people(log)["lead"].to_list() == pytest.approx([0.6, 0.0, -0.6])

@@ -11,10 +11,11 @@ from clickloop.trainer.people import KINDS
 QUERIES, SEARCHES = 150, 1500
 RIGHT = [{f"right {query}"} for query in range(QUERIES)]
 # The right document stands at the top of half of the queries, and lower and lower in the others.
-RANKED = [
+SHOWN = [
     [f"right {query}" if rank == max(0, query % 8 - 4) else f"wrong {(query * 7 + rank) % 400}" for rank in range(6)]
     for query in range(QUERIES)
 ]
+RANKED = [[(document_id, 0.5 - rank / 100) for rank, document_id in enumerate(shown)] for shown in SHOWN]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -34,12 +35,12 @@ def test_what_is_taken_by_posterior_is_right_more_often_than_what_was_clicked(ki
 
 def test_shares_are_those_of_the_clicked_pairs() -> None:
     """Without noise every click is right, and whatever is taken is."""
-    log = simulated("position", RANKED, [{*shown} for shown in RANKED], 300, 2)
+    log = simulated("position", RANKED, [{*shown} for shown in SHOWN], 300, 2)
     counts = count_people(log)
-    found = measure(counts, fit(counts), [{*shown} for shown in RANKED], chosen=False)
+    found = measure(counts, fit(counts), [{*shown} for shown in SHOWN], chosen=False)
     assert (found.naive, found.at_kept, found.area) == (1, 1, 1)
     assert found.precision == [1.0] * len(THRESHOLDS)
-    halves = measure(counts, fit(counts), [{*shown[::2]} for shown in RANKED], chosen=False)
+    halves = measure(counts, fit(counts), [{*shown[::2]} for shown in SHOWN], chosen=False)
     assert 0 < halves.naive < 1
     assert np.isfinite(halves.gain_right)
 
@@ -47,4 +48,4 @@ def test_shares_are_those_of_the_clicked_pairs() -> None:
 def test_a_log_without_a_right_click_is_refused() -> None:
     counts = count_people(simulated("position", RANKED, RIGHT, 50, 3))
     with pytest.raises(ValueError, match="simulate more searches"):
-        measure(counts, fit(counts), [set() for _ in RANKED], chosen=False)
+        measure(counts, fit(counts), [set() for _ in SHOWN], chosen=False)

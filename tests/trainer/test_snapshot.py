@@ -22,7 +22,8 @@ from clickloop.trainer.snapshot import (
 )
 
 COLUMNS = [
-    *("search", "query", "text", "person", "day", "release", "document_id", "rank", "ranker", "propensity", "clicked"),
+    *("search", "query", "text", "person", "day", "release", "document_id", "rank", "ranker", "propensity", "score"),
+    "clicked",
     "level",
     "cluster",
 ]
