@@ -9,7 +9,8 @@ import orjson
 import pytest
 from school import FILLERS, TOPICS, documents
 
-from clickloop.plugin.simulate import Plan, simulate
+from clickloop.plugin.plan import Plan
+from clickloop.plugin.simulate import simulate
 from clickloop.retriever.errors import ClickLoopError
 
 Here = Callable[..., tuple[int, str, str]]
