@@ -35,6 +35,7 @@ from .scoreboard import Scoreboard
 from .settings import Settings, read_settings
 
 EVENTS = 500  # sent together
+FILE_WIDTH = 140  # of the tables where nobody looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,8 @@ class _Life:
 
 def _print(result: Mapping[str, Any]) -> None:
     console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     table = Table(
         title="True measures on queries that nobody searched; gain: change of nDCG@10 since the first release; share: "
         "of an oracle's gain that the last night serves"

@@ -6,8 +6,9 @@ import pytest
 from school import write_beir
 
 from clickloop.plugin import bench_training
-from clickloop.plugin.bench_training import WAYS, training
+from clickloop.plugin.bench_training import training
 from clickloop.plugin.benchmark import Given
+from clickloop.trainer.throughput import WAYS
 
 
 def test_both_ways_are_timed_and_measured(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
