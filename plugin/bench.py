@@ -1,8 +1,8 @@
 """`clickloop bench`: the project's benchmarks. docs/benchmarks.md holds what they measured."""
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
 from . import plots
 from .bench_training import training
-from .benchmark import Benchmark, Given, Rows
 from .collection import read_beir
 from .demo import demo_collection
 from .settings import Settings
@@ -56,6 +55,7 @@ GAINS = {
     "+.015, sd .10, 1,000 queries": World(NARROW, replace(NARROW, mean=0.015)),
     "+.01, sd .10, 500 queries": World(NARROW, replace(NARROW, mean=0.01), blocks=10),
 }
+Rows = Mapping[str, Mapping[str, Any]]
 TRAFFIC = (0.0, 0.05, 0.2)  # shares of evaluation traffic
 OFFERED_NIGHTS = 5
 TEACHING = 0.75  # queries whose cluster draws more than this teach the contenders, and nobody searches them
@@ -68,6 +68,14 @@ HABITS = {
 LOGS = 3  # simulated for each kind of people
 LOG_SEARCHES = 12_000  # three nights
 LOG_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a benchmark may use: a BEIR folder (default: the demo's documents), and where to draw."""
+
+    data: Path | None
+    plots: Path | None
 
 
 def gate_errors(say: Callable[[str], None], _given: Given) -> Rows:
@@ -172,7 +180,7 @@ def _mined(logs: list[Mined]) -> dict[str, str]:
     return cells
 
 
-BENCHMARKS: dict[str, Benchmark] = {
+BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-errors": gate_errors,
     "gate-power": gate_power,
     "gate-clicks": gate_clicks,

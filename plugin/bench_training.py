@@ -14,7 +14,6 @@ from ..trainer.mine import Pair, StoredVectors, Triplet, triplets
 from ..trainer.recipe import Recipe
 from ..trainer.throughput import WAYS, Spent, share_of_peak, timed
 from ..trainer.truth import DECIDES, measure, ranked_by
-from .benchmark import Given, Rows
 from .collection import Question, read_documents, read_split
 from .demo import questions
 from .settings import read_settings
@@ -22,6 +21,8 @@ from .stdlib import documents
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from .bench import Given, Rows
 
 PAIRS = 1_024
 TEST = 1_000  # queries, at most
@@ -42,7 +43,7 @@ class Exam:
         return [render(TEMPLATE, document) for document in self.documents]
 
 
-def training(say: Callable[[str], None], given: Given) -> Rows:
+def training(say: Callable[[str], None], given: "Given") -> "Rows":
     """Pairs (with a hard negative each) a second and nDCG@10 after them, with equal pairs, batches, loss and epochs."""
     os.environ["TQDM_DISABLE"] = "1"
     settings = read_settings()
@@ -75,7 +76,7 @@ def training(say: Callable[[str], None], given: Given) -> Rows:
     return {label: {column: cells.get(column, "") for column in COLUMNS} for label, cells in rows.items()}
 
 
-def _exam(given: Given) -> Exam:
+def _exam(given: "Given") -> Exam:
     if given.data is not None:
         found = read_documents(given.data)
         taught, test = (read_split(given.data, split, found) for split in ("train", "test"))

@@ -255,8 +255,8 @@ def bench(
     plots: Annotated[Path | None, typer.Option(help="write drawings into this folder")] = None,
 ) -> None:
     """The project's benchmarks."""
+    from .bench import Given
     from .bench import bench as run
-    from .benchmark import Given
 
     run(names or [], json, Given(data, plots))
 

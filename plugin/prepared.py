@@ -3,12 +3,12 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..retriever.errors import ClickLoopError
 from ..retriever.model import find_model
-from .collection import read_documents
+from ..retriever.types import Document
 from .ingest import index
 from .loop import ClickLoop
 from .settings import Settings
@@ -17,8 +17,8 @@ MARK = "simulation.txt"  # tells a folder that a simulation made
 Show = Callable[[str, float, str], None]
 
 
-def prepare(folder: Path, settings: Settings, show: Show) -> Path:
-    """Makes a data folder with the documents indexed; returns that in the cache of which it is a copy."""
+def prepare(folder: Path, documents: Sequence[Document], settings: Settings, show: Show) -> Path:
+    """Makes a data folder with these documents of `folder` indexed; returns that in the cache of which it is a copy."""
     data_dir = settings.data_dir
     if data_dir.exists() and any(data_dir.iterdir()) and not (data_dir / MARK).exists():
         raise ClickLoopError(f"--data-dir: {str(data_dir)!r} is not a folder of an earlier simulation; name another")
@@ -28,7 +28,7 @@ def prepare(folder: Path, settings: Settings, show: Show) -> Path:
     prepared = cached(_key(folder, settings))
     if not prepared.exists():
         loop = ClickLoop(settings)
-        index(loop, loop.documents.put(read_documents(folder)), show)
+        index(loop, loop.documents.put(documents), show)
         loop.close()
         partial = prepared.with_name(f"{prepared.name}.{os.getpid()}")
         shutil.copytree(data_dir, partial)

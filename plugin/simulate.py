@@ -24,7 +24,7 @@ from ..trainer.lessons import Skipped
 from ..trainer.mine import Triplet
 from ..trainer.people import people
 from ..trainer.truth import DECIDES, School, ranked_by
-from .collection import Question, read_documents, read_split
+from .collection import Question, check_writable, read_documents, read_split
 from .crowd import Crowd, Farm, hire, shown_low
 from .loop import ClickLoop
 from .oracles import Known, oracle
@@ -49,6 +49,8 @@ class Candidate:
 
 def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dict[str, Any]:
     """Lives the nights of the plan in `data_dir`, which is emptied first, and returns what is written to `json`."""
+    if json is not None:
+        check_writable(json)
     people(plan.people, plan.seed)  # refuses an unknown kind before any work
     documents = read_documents(folder)
     asked, test = (_merged(read_split(folder, split, documents)) for split in ("train", "test"))
@@ -61,7 +63,7 @@ def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dic
         f"{len(documents)} documents; {len(asked)} queries that simulated people search, {len(test)} that only measure"
     )
     with Steps() as steps:
-        prepared = prepare(folder, settings, steps.show)
+        prepared = prepare(folder, documents, settings, steps.show)
         life = _Life(settings, asked, test, plan, steps.show)
         try:
             nights = [life.night(number) for number in range(1, plan.nights + 1)]

@@ -6,8 +6,8 @@ import pytest
 from school import write_beir
 
 from clickloop.plugin import bench_training
+from clickloop.plugin.bench import Given
 from clickloop.plugin.bench_training import training
-from clickloop.plugin.benchmark import Given
 from clickloop.trainer.throughput import WAYS
 
 

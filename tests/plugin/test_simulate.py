@@ -109,6 +109,8 @@ def test_what_is_missing_is_named(beir: Path, here: Here, tmp_path: Path) -> Non
     assert code == 1
     assert "'dev'" in said
     assert "test, train" in said
+    code, _, said = here("simulate", str(beir), "--json", str(tmp_path / "no" / "where.json"))
+    assert (code, "where.json" in said) == (1, True), "before any work"
     (beir / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nnobody\tknows\t1\n")
     code, _, said = here("simulate", str(beir))
     assert (code, "train.tsv names" in said) == (1, True), said
