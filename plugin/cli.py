@@ -197,10 +197,15 @@ def simulate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a BEIR folder with qrels/train.tsv and test.tsv")],
     nights: Annotated[int, typer.Option(min=1)] = 3,
     sessions: Annotated[int, typer.Option(min=1, help="a night, each one search by somebody else")] = 4_000,
+    people: Annotated[str, typer.Option(help="how they click: position, cascade or trust")] = "position",
     position_bias: Annotated[float, typer.Option(min=0, help="a result at rank r is looked at with r^-E")] = 1.0,
     noise: Annotated[float, typer.Option(min=0, max=1, help="share of wrong results looked at that are clicked")] = 0.1,
     bots: Annotated[float, typer.Option(min=0, max=1, help="share of the sessions that robots make")] = 0.0,
+    farms: Annotated[int, typer.Option(min=0, help="click farms, each of which pushes one document")] = 0,
+    farm_share: Annotated[float, typer.Option(min=0, max=0.9, help="of all sessions, on top of the others")] = 0.2,
+    rotating: Annotated[bool, typer.Option("--rotating", help="farms use ever new client ids")] = False,
     no_information: Annotated[bool, typer.Option(help="people click by rank alone")] = False,
+    exploration: Annotated[float | None, typer.Option(help="overrides exploration.share")] = None,
     oracles: Annotated[bool, typer.Option(help="also train on what perfect knowledge would mine")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="minutes: 2 nights of 1,500 sessions, no oracles")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -208,10 +213,24 @@ def simulate(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="is emptied first")] = Path("clickloop-simulation"),
 ) -> None:
     """The real loop on a BEIR folder, with simulated people."""
-    from .simulate import QUICK, Plan
+    from .plan import QUICK, Plan
     from .simulate import simulate as run
 
-    plan = Plan(nights, sessions, position_bias, noise, bots, no_information, oracles, None, seed)
+    plan = Plan(
+        nights=nights,
+        sessions=sessions,
+        people=people,
+        position_bias=position_bias,
+        noise=noise,
+        senseless=no_information,
+        bots=bots,
+        farms=farms,
+        farm_share=farm_share,
+        rotating=rotating,
+        exploration=exploration,
+        oracles=oracles,
+        seed=seed,
+    )
     run(folder, data_dir, replace(plan, **QUICK) if quick else plan, json)
 
 

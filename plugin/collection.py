@@ -57,6 +57,15 @@ def read_documents(folder: Path) -> list[Document]:
     return [_document(where, line) for where, line in _lines(folder / "corpus.jsonl")]
 
 
+def check_writable(path: Path) -> None:
+    """Before the work whose figures go there. Raises InvalidInput."""
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise InvalidInput("--json", str(path), f"it cannot be written ({error.strerror})") from None
+
+
 def _questions(folder: Path, files: Sequence[Path], documents: Sequence[Document]) -> list[Question]:
     texts = dict(_query(where, line) for where, line in _lines(folder / "queries.jsonl"))
     known = {document.id for document in documents}

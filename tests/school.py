@@ -31,6 +31,26 @@ def documents() -> list[Document]:
     ]
 
 
+def write_beir(folder: Path) -> Path:
+    """A BEIR folder of these documents: the train split may search, the test split only measures."""
+    chance = random.Random(2)
+    (folder / "qrels").mkdir(parents=True)
+    found = documents()
+    lines = [orjson.dumps({"_id": d.id, "title": d.title, "text": d.text}).decode() for d in found]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    queries = []
+    for split, each in (("train", 16), ("test", 4)):
+        rows = ["query-id\tcorpus-id\tscore"]
+        for topic, letter in enumerate(TOPICS):
+            for number in range(each):
+                name = f"{split}-{topic}-{number}"
+                queries.append({"_id": name, "text": f"{letter} {' '.join(chance.sample(FILLERS, 3))}"})
+                rows += [f"{name}\t{d.id}\t1" for d in found if d.id.startswith(f"{topic}/")]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "queries.jsonl").write_text("\n".join(orjson.dumps(query).decode() for query in queries) + "\n")
+    return folder
+
+
 def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
     """A day of searches: people click the document that is right, or, without sense, any one."""
     chance = random.Random(seed)

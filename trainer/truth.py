@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ir_measures
@@ -20,11 +20,26 @@ from .finetune import finetune
 from .lessons import Lessons, mine_triplets
 from .mine import Pair
 from .recipe import Recipe
+from .snapshot import normalised
 
 DEPTH = 10
+TOGETHER = 256  # queries that are compared with all documents at a time
 DECIDES = "nDCG@10"
 MEASURES = {DECIDES: nDCG @ 10, "RR@10": RR @ 10, "R@10": R @ 10}
 PerQuery = dict[str, npt.NDArray[np.float64]]  # measure → one value a query
+
+
+@dataclass(frozen=True, slots=True)
+class School:
+    """What lessons are taught with at night: the log that they are about, the documents, the release that finds their
+    hard negatives, and the folder of the model that training starts from.
+    """
+
+    lessons: Lessons
+    corpus: Corpus
+    finder: Side
+    start: Path
+    recipe: Recipe
 
 
 def measure(ranked: Sequence[Sequence[str]], right: Sequence[Collection[str]]) -> PerQuery:
@@ -48,28 +63,33 @@ def ranked_by(ids: Sequence[str], documents: Vectors, queries: Vectors) -> list[
     return [[ids[row] for row in found] for found in rows.tolist()]
 
 
+def ranks_of(rows: Sequence[int], documents: Vectors, queries: Vectors) -> npt.NDArray[np.int64]:
+    """The rank (from 1) of these rows of `documents` for each query by exact search: queries × rows."""
+    found = np.empty((len(queries), len(rows)), dtype=np.int64)
+    for start in range(0, len(queries), TOGETHER):
+        scores = queries[start : start + TOGETHER] @ documents.T
+        for column, row in enumerate(rows):
+            found[start : start + TOGETHER, column] = 1 + (scores > scores[:, [row]]).sum(axis=1)
+    return found
+
+
 def taught_by(
-    pairs: Iterable[tuple[str, str]],
-    lessons: Lessons,
-    corpus: Corpus,
-    champion: Side,
-    start: Path,
-    recipe: Recipe,
-    questions: Sequence[str],
-    progress: Callable[[float], None],
+    pairs: Iterable[tuple[str, str]], school: School, questions: Sequence[str], progress: Callable[[float], None]
 ) -> list[list[str]]:
-    """What the model in `start` finds for each question after the same training as at night, on these pairs of a
-    query's text and a document's id. Raises Skipped where they are too few.
+    """What a model finds for each question after the same training as at night, on these pairs of a query's text and a
+    document's id. Raises Skipped where they are too few.
     """
-    known = {text: query for query, text in lessons.wordings.items()}
-    training = [Pair(known[text], id_, 1.0) for text, id_ in sorted(pairs) if text in known]
-    perfect = replace(lessons, training=training)
-    triplets, development = mine_triplets(perfect, corpus, champion, recipe)
-    release = champion.release
+    lessons, corpus, recipe = school.lessons, school.corpus, school.recipe
+    known = {(normalised(text), id_): text for text, id_ in sorted(pairs)}
+    training = [Pair(query, id_, 1.0) for query, id_ in known]
+    wordings = {query: text for (query, _), text in known.items()} | lessons.wordings
+    perfect = replace(lessons, training=training, wordings=wordings)
+    triplets, development = mine_triplets(perfect, corpus, school.finder, recipe)
+    release = school.finder.release
     prompts = {"query": release.query_prompt, "document": release.document_prompt}
     with tempfile.TemporaryDirectory() as work:
         model, _ = finetune(
-            start,
+            school.start,
             triplets,
             development,
             Path(work),

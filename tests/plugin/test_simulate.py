@@ -1,15 +1,16 @@
 """The simulator: a whole small life on a tiny model, what is cached, what is refused; and evaluating a folder."""
 
-import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
-from school import FILLERS, TOPICS, documents
+from school import write_beir
 
-from clickloop.plugin.simulate import Plan, simulate
+from clickloop.plugin.plan import Plan
+from clickloop.plugin.simulate import simulate
 from clickloop.retriever.errors import ClickLoopError
 
 Here = Callable[..., tuple[int, str, str]]
@@ -17,23 +18,7 @@ Here = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def beir(tmp_path: Path) -> Path:
-    """Ten topics; the train split searches, the test split only measures."""
-    folder, chance = tmp_path / "beir", random.Random(2)
-    (folder / "qrels").mkdir(parents=True)
-    found = documents()
-    lines = [orjson.dumps({"_id": d.id, "title": d.title, "text": d.text}).decode() for d in found]
-    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
-    queries = []
-    for split, each in (("train", 16), ("test", 4)):
-        rows = ["query-id\tcorpus-id\tscore"]
-        for topic, letter in enumerate(TOPICS):
-            for number in range(each):
-                name = f"{split}-{topic}-{number}"
-                queries.append({"_id": name, "text": f"{letter} {' '.join(chance.sample(FILLERS, 3))}"})
-                rows += [f"{name}\t{d.id}\t1" for d in found if d.id.startswith(f"{topic}/")]
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
-    (folder / "queries.jsonl").write_text("\n".join(orjson.dumps(query).decode() for query in queries) + "\n")
-    return folder
+    return write_beir(tmp_path / "beir")
 
 
 @pytest.fixture
@@ -65,6 +50,11 @@ def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: P
     assert list(pairs) == ["all that was searched", "searched by those who teach", "shown", "clicked"]
     assert list(pairs.values()) == sorted(pairs.values(), reverse=True)
     gains = [oracle["gain"] for oracle in found["oracles"].values()]
+    assert found["shares"] == {
+        name: pytest.approx(night["served"]["gain"] / oracle["gain"])
+        for name, oracle in found["oracles"].items()
+        if oracle["gain"] > 0
+    }
     assert gains[0] > 0.5, "who knows everything teaches the topics"
     assert gains[0] > gains[-1] + 0.2, "a random model shows little of what is right"
 
@@ -78,6 +68,30 @@ def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: P
     assert again["nights"][0]["candidate"] == night["candidate"], "the same seed lives the same life"
 
 
+@pytest.mark.usefixtures("small")
+def test_a_life_with_farms_is_that_of_the_same_seed_without_them(
+    beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICKLOOP_MINING__MIN_PAIRS", "1000")
+    plan = Plan(nights=1, sessions=100, people="cascade", exploration=0.5, farms=2, oracles=False, seed=3)
+    without = simulate(beir, tmp_path / "life", replace(plan, farm_share=0.0), None)
+    attacked = simulate(beir, tmp_path / "life", replace(plan, rotating=True), None)
+    for found, searches in ((without, 100), (attacked, 125)):
+        (night,) = found["nights"]
+        counts = night["counts"]
+        assert night["outcome"] == "skipped"
+        assert counts["searches"] + counts["robot_searches_left_out"] == searches
+        assert found["exploration"]["share"] == 0.5
+        assert (found["oracles"], found["shares"]) == ({}, {})
+    assert attacked["first"] == without["first"]
+    assert len(attacked["farms"]) == 2
+    assert attacked["farms"] == without["farms"], "nothing was promoted"
+    for farm in attacked["farms"]:
+        assert farm["served"]["ranks"] == farm["first"]["ranks"]
+        assert len(farm["first"]["ranks"]) == 36, "it answers those of its own topic"
+        assert all(1 <= rank <= 60 for rank in farm["first"]["ranks"])
+
+
 def test_a_folder_that_is_no_simulation_is_left_alone(beir: Path, small: Path, tmp_path: Path) -> None:  # noqa: ARG001
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -88,12 +102,18 @@ def test_a_folder_that_is_no_simulation_is_left_alone(beir: Path, small: Path, t
 
 
 def test_what_is_missing_is_named(beir: Path, here: Here, tmp_path: Path) -> None:
+    code, _, said = here("simulate", str(beir), "--people", "bored")
+    assert (code, "'bored'" in said, "position, cascade, trust" in said) == (1, True, True), said
+    code, _, said = here("simulate", str(beir), "--exploration", "2")
+    assert (code, "exploration.share" in said) == (1, True), said
     code, _, said = here("simulate", str(tmp_path / "nothing"))
     assert (code, "corpus.jsonl" in said) == (1, True), said
     code, _, said = here("evaluate", str(beir), "--split", "dev")
     assert code == 1
     assert "'dev'" in said
     assert "test, train" in said
+    code, _, said = here("simulate", str(beir), "--json", str(tmp_path / "no" / "where.json"))
+    assert (code, "where.json" in said) == (1, True), "before any work"
     (beir / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nnobody\tknows\t1\n")
     code, _, said = here("simulate", str(beir))
     assert (code, "train.tsv names" in said) == (1, True), said
