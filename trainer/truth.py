@@ -20,6 +20,7 @@ from .finetune import finetune
 from .lessons import Lessons, mine_triplets
 from .mine import Pair
 from .recipe import Recipe
+from .snapshot import normalised
 
 DEPTH = 10
 DECIDES = "nDCG@10"
@@ -61,9 +62,9 @@ def taught_by(
     """What the model in `start` finds for each question after the same training as at night, on these pairs of a
     query's text and a document's id. Raises Skipped where they are too few.
     """
-    known = {text: query for query, text in lessons.wordings.items()}
-    training = [Pair(known[text], id_, 1.0) for text, id_ in sorted(pairs) if text in known]
-    perfect = replace(lessons, training=training)
+    asked = {normalised(text): text for text, _ in sorted(pairs)}
+    training = [Pair(normalised(text), id_, 1.0) for text, id_ in sorted(pairs)]
+    perfect = replace(lessons, training=training, wordings=lessons.wordings | asked)
     triplets, development = mine_triplets(perfect, corpus, champion, recipe)
     release = champion.release
     prompts = {"query": release.query_prompt, "document": release.document_prompt}
@@ -80,5 +81,5 @@ def taught_by(
         )
     texts = [release.document_prompt + render(release.template, stored.document) for stored in corpus.documents]
     ids = [stored.document.id for stored in corpus.documents]
-    asked = [release.query_prompt + question for question in questions]
-    return ranked_by(ids, encode(model, texts, release.max_tokens), encode(model, asked, release.max_tokens))
+    queries = [release.query_prompt + question for question in questions]
+    return ranked_by(ids, encode(model, texts, release.max_tokens), encode(model, queries, release.max_tokens))
