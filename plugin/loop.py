@@ -30,6 +30,7 @@ from ..retriever.releases import Releases
 from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who
 from ..trainer.golden import read_golden
+from ..trainer.history import History
 from ..trainer.nightly import Night, Watcher
 from ..trainer.runs import Run, Runs
 from .auth import Keys
@@ -232,8 +233,10 @@ class ClickLoop:
         return Owner(self.database, self.releases, self.store, self.live, locks, paths, durable)
 
     def night(self, watch: Watcher | None = None) -> Night:
-        folder, recipe = self.settings.data_dir / "runs", self.settings.recipe
-        parts = (self.database, self.releases, self.store, self.make_owner, self._lock("night"), folder, recipe)
+        folder, recipe = self.settings.data_dir, self.settings.recipe
+        history = History(folder / "history", self.database, recipe)
+        lock = self._lock("night")
+        parts = (self.database, self.releases, self.store, self.make_owner, lock, history, folder / "runs", recipe)
         return Night(*parts) if watch is None else Night(*parts, watch)
 
     @property

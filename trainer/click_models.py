@@ -122,7 +122,6 @@ def evidence(counts: pl.DataFrame, exposure: pl.DataFrame, alike: bool = False) 
             shown=_doublings(pl.col("queries").fill_null(1) - 1),
             other=_doublings((pl.col("clicks").sum().over("query") - pl.col("clicks")).clip(0)),
             times=pl.lit(1.0),
-            lead=(10 * pl.col("lead")).round(),
         )
     )
     if alike:

@@ -1,5 +1,5 @@
-"""From clicks to judgments: what people did is counted, the click model that foresees it best is chosen, and each pair
-of a query and a document is judged by it.
+"""From counts to judgments: the click model that foresees best what people do is chosen, and each pair of a query and a
+document is judged by it.
 """
 
 from collections.abc import Sequence
@@ -8,20 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ..retriever.explore import EXPLORATION
 from .click_fit import NAMES, fit, fit_all
-from .click_models import GAPS, ClickModel, Floats, evidence, posterior, sigmoid, told, with_clicks_above
+from .click_models import ClickModel, Floats, evidence, posterior, sigmoid, told, with_clicks_above
+from .tally import COUNTED, PAIR, browsed, count_people
 
-# What one person's queries weigh together: nobody is more than 2.5 % of a night of 4,000 searches, while whoever
-# searches a few times a day counts in full for weeks.
-MAX_QUERIES = 100
 HELD_OUT = 0.2  # share of what people did that only compares the models
 SEED = 0
-MIN_LEFT = 0.05  # a list whose mean score is above 1 less this is full of copies of the query
 MIN_LIFT = 0.1  # one click counts as at most ten
-CART, PURCHASE = 2, 3  # levels of the log
-PAIR = ("query", "document_id")
-COUNTED = ("views", "clicks", "carts", "purchases")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +25,6 @@ class Choice:
 
     model: ClickModel
     held_out: dict[str, float]
-
-
-def count_people(log: pl.DataFrame) -> pl.DataFrame:
-    """One row per (query, document, rank, gap): how many people saw the document there (`views`), how many clicked
-    (`clicks`), and how many of these clicks led to `carts` and `purchases`. `gap` is the distance to the last click
-    above in the same search (0: none, at most GAPS - 1); `best` is the best rank at which a ranker ever put the
-    document, or 0 where only exploration showed it, and `lead` how far it stood out of its list at most.
-
-    A person counts once for a pair, at the rank of the click or else at the best rank shown, so that nobody gains
-    weight by repeating, and a person with more than MAX_QUERIES queries counts for a fraction in each: by what they
-    asked and not by what they clicked, which would bias the click rates.
-    """
-    level = pl.col("level") if "level" in log.columns else pl.col("clicked").cast(pl.Int64)
-    ranked = pl.col("rank").filter(pl.col("ranker") != EXPLORATION) if "ranker" in log.columns else pl.col("rank")
-    people = (
-        _browsed(log)
-        .with_columns(
-            lead=pl.col("lead").max().over(PAIR),
-            best=ranked.min().over(PAIR).fill_null(0),
-            weight=(MAX_QUERIES / pl.col("query").n_unique().over("person")).clip(0, 1),
-            level=level,
-        )
-        .sort("clicked", "rank", "gap", descending=[True, False, False])
-        .group_by("query", "person", "document_id", maintain_order=True)
-        .agg(pl.col("clicked", "rank", "gap", "best", "lead", "weight").first(), pl.col("level").max())
-    )
-    return (
-        people.group_by(*PAIR, "rank", "gap", "best", "lead")
-        .agg(
-            views=pl.col("weight").sum(),
-            clicks=pl.col("weight").filter("clicked").sum(),
-            carts=pl.col("weight").filter(pl.col("level") == CART).sum(),
-            purchases=pl.col("weight").filter(pl.col("level") == PURCHASE).sum(),
-        )
-        .sort(*PAIR, "rank", "gap")
-    )
 
 
 def choose(log: pl.DataFrame, names: Sequence[str] = NAMES) -> Choice:
@@ -131,35 +88,14 @@ def corrected_gains(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     )
 
 
-def _browsed(log: pl.DataFrame) -> pl.DataFrame:
-    """The log with what each result follows in its search: `above` clicks, the last at a distance of `gap` (see
-    GAPS), and how far it stands out of its list (`lead`), sorted by search and rank.
-    """
-    last = pl.when("clicked").then("rank").forward_fill().shift(1).over("search")
-    return log.sort("search", "rank").with_columns(
-        gap=(pl.col("rank") - last).clip(0, GAPS - 1).fill_null(0),
-        above=pl.col("clicked").cum_sum().over("search") - pl.col("clicked"),
-        lead=_lead() if "score" in log.columns else pl.lit(0.0),
-    )
-
-
-def _lead() -> pl.Expr:
-    """The share of the way from the mean score of its list to 1, a perfect match, that a result has gone: it compares
-    between models whose scores have other scales. 0 where the score is not known.
-    """
-    mean = pl.col("score").mean().over("search")
-    return ((pl.col("score") - mean) / (1 - mean).clip(MIN_LEFT)).fill_null(0.0)
-
-
 def _log_likelihood(taught: pl.DataFrame, held: pl.DataFrame, model: ClickModel) -> Floats:
     """Of each query's clicks and skips, foreseen one after the other down the list: from what the others did with the
     same pair, and from the clicks above. Without these a model of browsing would take the credit for what they say
     about relevance.
     """
-    rows = _browsed(held)
-    asked = (
-        rows.group_by(PAIR).agg(pl.col("rank").min(), pl.col("lead").max()).sort(PAIR).with_columns(gap=0, best="rank")
-    )
+    rows = browsed(held).with_columns(above=pl.col("clicked").cum_sum().over("search") - pl.col("clicked"))
+    asked = rows.group_by(PAIR).agg(pl.col("rank").min(), pl.col("lead").max()).sort(PAIR)
+    asked = asked.with_columns(gap=0, best="rank")
     nothing = asked.with_columns(pl.lit(0.0).alias(name) for name in COUNTED)
     known = pl.concat([taught, nothing.select(taught.columns)], how="vertical_relaxed")
     seen = evidence(known, model.prior.exposure)

@@ -7,17 +7,17 @@ from functools import cached_property, partial
 import numpy as np
 import polars as pl
 
-from ..retriever.explore import EXPLORATION
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Keys, Release, Vectors
 from .click_models import ClickModel
-from .clicks import corrected_gains, count_people, judge
+from .clicks import corrected_gains, judge
 from .corpus import Corpus
 from .evaluate import DEPTH, Result, compare, judged_queries
 from .golden import Golden, GoldenScores, score
 from .guards import Guarded, collapse, identifiers, latency, retrieval, titles
 from .guards import golden as golden_guard
 from .recipe import Guards
+from .tally import counted
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,15 @@ class Contest:
     def candidate_id(self) -> str:
         return self._sides[1].release.id
 
-    def results(self, log: pl.DataFrame, clicks: ClickModel, wordings: Mapping[str, str]) -> list[Result]:
-        """Per-query results on the searches of this log that the champion answered, and answered alone. Results of
-        another release would favour a candidate that resembles it: what only that one found would have gains. Where a
-        search explored, what the champion had at these places would count as nothing; and explored results weighted by
-        their inverse propensity cost more precision than they bring.
+    def results(self, tallies: pl.DataFrame, clicks: ClickModel, wordings: Mapping[str, str]) -> list[Result]:
+        """Per-query results by these tallies (with `release` and `cluster`), of searches that the champion answered
+        without exploring. Results of another release would favour a candidate that resembles it: what only that one
+        found would have gains. Where a search explored, what the champion had at these places would count as nothing;
+        and explored results weighted by their inverse propensity cost more precision than they bring.
         """
-        explored = (pl.col("ranker") == EXPLORATION).any().over("search")
-        answered = log.filter(pl.col("release") == self._sides[0].release.id, ~explored)
+        answered = tallies.filter(pl.col("release") == self._sides[0].release.id, ~pl.col("explores"))
         clusters = dict(answered.select("query", "cluster").unique().rows())
-        counts = count_people(answered)
+        counts = counted(answered)
         alive = {document_id: key for key, document_id in self._ids.items()}
         judged = judged_queries(judge(counts, clicks), corrected_gains(counts, clicks), clusters, alive)
         asked = [wordings[item.query] for item in judged]

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import polars as pl
-
 from ..retriever.encoder import open_encoder
 from ..retriever.releases import Releases
 from ..retriever.types import Release
@@ -17,14 +15,16 @@ from .corpus import Corpus, corpus_vectors
 from .evaluate import Result, evidence, visibility
 from .gate import Challenger, Decision, Sample, decide, follow, screen
 from .guards import summed_up
+from .history import History
 from .lessons import Lessons
 from .recipe import Recipe
 from .runs import Run, Runs
 from .screen import saving, screening_rows
 from .slices import by_slice
-from .snapshot import cluster_of
+from .snapshot import cluster_of, commonest, wordings_of
 from .split import untaught
 from .steps import Steps
+from .tally import tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,27 @@ class Tonight:
 class Judge:
     """Every decision is written down with what it was about, before anybody acts on it."""
 
-    def __init__(self, runs: Runs, challengers: Challengers, releases: Releases, folder: Path, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        challengers: Challengers,
+        releases: Releases,
+        history: History,
+        folder: Path,
+        recipe: Recipe,
+    ) -> None:
         """`folder` holds a folder for every run."""
         self._runs = runs
         self._challengers = challengers
         self._releases = releases
+        self._history = history
         self._folder = folder
         self._recipe = recipe
 
     def screen(self, tonight: Tonight, release: Release) -> Decision | None:
         """Why the candidate is not worth a look: on the development split, ranking few of the documents."""
         lessons, corpus = tonight.lessons, tonight.corpus
-        part = lessons.parts.development
+        part = lessons.screened
         queries = [lessons.wordings[query] for query in part["query"].unique().sort()]
         rows = screening_rows(corpus, tonight.champion, part, queries, self._recipe.seed)
         some, began = corpus.part(rows), time.monotonic()
@@ -71,9 +80,8 @@ class Judge:
         """The decision and the results on the holdout."""
         run, lessons = tonight.run, tonight.lessons
         contest = Contest(tonight.corpus, tonight.champion, candidate)
-        holdout = contest.results(lessons.parts.holdout, lessons.clicks, lessons.wordings)
-        searched = lessons.parts.holdout.filter(pl.col("release") == lessons.champion)
-        slices = by_slice(holdout, searched, {cluster_of(pair.query) for pair in lessons.training})
+        holdout = contest.results(lessons.holdout, lessons.clicks, lessons.wordings)
+        slices = by_slice(holdout, lessons.holdout, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
         looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
         decision = self._with_guards(tonight, contest, decide(_sample(holdout), looks, dials))
@@ -105,10 +113,11 @@ class Judge:
         """What arrived since the challenger's last night, of queries and people that did not count before."""
         run, lessons = tonight.run, tonight.lessons
         assert run.log_seq is not None
-        later = pl.col("search") > followed.log_seq
-        heard = untaught(lessons.log, release.lineage["log_seq"], self._recipe.split).filter(later)
-        results = contest.results(heard, lessons.clicks, lessons.wordings)
-        liked = preferences(lessons.log.filter(later), followed.release_id)
+        later = self._history.since(followed.log_seq)
+        heard = untaught(later, self._history.clusters(release.lineage["log_seq"]), self._recipe.split)
+        wordings = commonest(wordings_of(heard))
+        results = contest.results(tally(heard, by=("release", "cluster")), lessons.clicks, wordings)
+        liked = preferences(later, followed.release_id)
         units = query_units(results) | {_person(person) for person in liked}
         fresh = self._challengers.fresh(followed.run_id, units)
         results = [result for result in results if _unit(result) in fresh]

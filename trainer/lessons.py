@@ -1,24 +1,27 @@
-"""What a log teaches: judgments of learners and of judges, and the pairs and hard negatives to train on."""
+"""What a log teaches: evidence to judge by, and the pairs and hard negatives to train on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
-from ..retriever.database import Database
 from ..retriever.encoder import render
 from ..retriever.types import Release
 from .click_models import ClickModel
-from .clicks import choose, count_people, judge
+from .clicks import Choice, choose, judge
 from .contest import Side
 from .corpus import Corpus
 from .golden import Golden, read_golden
+from .history import History
 from .mine import Pair, StoredVectors, Triplet, positives, triplets
 from .recipe import Recipe
-from .robots import evenly, without_robots
-from .snapshot import Bounds, ever_clicked, fingerprint, first_clusters, read_log, wordings
-from .split import Parts, split
+from .robots import evenly
+from .snapshot import Bounds
+from .split import DEVELOPMENT, HOLDOUT, TRAINING, number, numbers
+from .tally import PAIR, counted
+
+MODEL_SEARCHES = 20_000  # the newest, that the click models are fitted to
 
 
 class Skipped(Exception):
@@ -27,16 +30,19 @@ class Skipped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """`log` is all of it without robots; `champion` the release it is about; `counts` is for the report;
-    `golden` is what an admin judged.
+    """`holdout` and `screened` are tallies of what judges and the development split saw of the answers of `champion`;
+    `training` and `development` the pairs of the whole history, of which `confirmed` were clicked (again) among these
+    answers. `clicked` and `wordings` are about the queries of all these; `counts` is for the report; `golden` is what
+    an admin judged.
     """
 
     champion: str
-    log: pl.DataFrame
-    parts: Parts
+    holdout: pl.DataFrame
+    screened: pl.DataFrame
     clicks: ClickModel
     training: list[Pair]
     development: list[Pair]
+    confirmed: int
     clicked: dict[str, set[str]]
     wordings: dict[str, str]
     counts: dict[str, Any]
@@ -44,51 +50,42 @@ class Lessons:
     golden: Golden | None
 
 
-def read_lessons(database: Database, bounds: Bounds, champion: Release, recipe: Recipe) -> Lessons:
-    """From the searches that the champion was not trained on; those of nights without a promotion add up.
+def read_lessons(
+    history: History, bounds: Bounds, champion: Release, recipe: Recipe, progress: Callable[[float], None]
+) -> Lessons:
+    """Brings the history up to these bounds first.
 
     Raises InvalidInput when the golden judgments cannot be read, before anything else is done.
     """
     golden = read_golden(recipe.golden)
-    everything = read_log(database, bounds, after=champion.lineage.get("log_seq", 0))
-    impressions, robots = without_robots(everything, recipe.mining.max_searches_per_person)
-    parts = split(impressions, first_clusters(database, bounds), recipe.split)
-    choice = choose(evenly(impressions))
-    model = choice.model
+    history.advance(bounds, progress)
+    choice = choose(evenly(history.newest(MODEL_SEARCHES)))
+    holdout, screened = (history.answered(part, champion.id) for part in (HOLDOUT, DEVELOPMENT))
+    liked = history.liked()
+    taught, developed = (history.seen(liked.filter(pl.col("part") == part)) for part in (TRAINING, DEVELOPMENT))
     training, development = (
-        positives(judge(count_people(part), model), recipe.mining.min_relevance)
-        for part in (parts.training, parts.development)
+        positives(judge(counted(seen), choice.model), recipe.mining.min_relevance) for seen in (taught, developed)
     )
-    counts = {
-        "searches": impressions["search"].n_unique(),
-        "clicks": int(impressions["clicked"].sum()),
-        "people": impressions["person"].n_unique(),
-        "people_who_teach": parts.training["person"].n_unique(),
-        "people_who_judge": parts.holdout["person"].n_unique(),
-        "robots_left_out": robots.people,
-        "robot_searches_left_out": robots.searches,
-        "pushed_documents": len(robots.pushed),
-        "pushed_document_ids": robots.pushed[:10],
-        "queries": impressions["query"].n_unique(),
-        "training_pairs": len(training),
-        "development_pairs": len(development),
-        "examination_by_rank": [round(float(x), 4) for x in model.examination[:10]],
-        "click_rate_relevant": round(float(model.right[0, 0]), 4),
-        "click_rate_noise": round(float(model.wrong[0, 0]), 4),
-        "click_model": model.name,
-        "held_out_log_likelihood": {name: round(value, 5) for name, value in choice.held_out.items()},
-    }
+    wordings = pl.concat([seen.select("query", "text") for seen in (taught, developed, holdout, screened)]).unique()
+    confirmed = _confirmed(training, taught.filter(pl.col("release") == number(champion.id)))
     return Lessons(
         champion=champion.id,
-        log=impressions,
-        parts=parts,
-        clicks=model,
+        holdout=holdout,
+        screened=screened,
+        clicks=choice.model,
         training=training,
         development=development,
-        clicked=ever_clicked(database, bounds),
-        wordings=wordings(impressions),
-        counts=counts,
-        data_sha256=fingerprint(everything),
+        confirmed=confirmed,
+        clicked=_clicked(history, liked, {pair.query for pair in [*training, *development]}),
+        wordings=dict(wordings.rows()),
+        counts={
+            **history.night,
+            "training_pairs": len(training),
+            "training_pairs_confirmed": confirmed,
+            "development_pairs": len(development),
+            **_model_counts(choice),
+        },
+        data_sha256=history.sha256,
         golden=golden,
     )
 
@@ -119,6 +116,30 @@ def check_enough(found: int, recipe: Recipe) -> None:
     least = recipe.mining.min_pairs
     if found < least:
         raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")
+
+
+def _confirmed(pairs: Sequence[Pair], tallies: pl.DataFrame) -> int:
+    """How many of the pairs have clicks in these tallies."""
+    clicked = set(tallies.group_by(PAIR).agg(pl.col("clicks").sum()).filter(pl.col("clicks") > 0).select(PAIR).rows())
+    return sum((pair.query, pair.document_id) in clicked for pair in pairs)
+
+
+def _clicked(history: History, liked: pl.DataFrame, queries: Collection[str]) -> dict[str, set[str]]:
+    """What anybody ever clicked for these queries: never their negatives."""
+    asked = numbers(pl.Series("query", list(queries), dtype=pl.String)).to_frame()
+    pairs = history.named(liked.join(asked, on="query", how="semi").select(PAIR).unique())
+    return {query: set(ids) for query, ids in pairs.group_by("query").agg("document_id").rows()}
+
+
+def _model_counts(choice: Choice) -> dict[str, Any]:
+    model = choice.model
+    return {
+        "examination_by_rank": [round(float(x), 4) for x in model.examination[:10]],
+        "click_rate_relevant": round(float(model.right[0, 0]), 4),
+        "click_rate_noise": round(float(model.wrong[0, 0]), 4),
+        "click_model": model.name,
+        "held_out_log_likelihood": {name: round(value, 5) for name, value in choice.held_out.items()},
+    }
 
 
 def _worded(found: Sequence[Triplet], texts: Mapping[str, str]) -> list[Triplet]:

@@ -8,8 +8,9 @@ import polars as pl
 
 from .click_fit import fit_all
 from .click_models import ClickModel
-from .clicks import PAIR, choose, corrected_gains, count_people, judge
+from .clicks import choose, corrected_gains, judge
 from .people import people
+from .tally import PAIR, count_people
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 KEPT = 0.95  # share of the right pairs that shall be kept

@@ -23,6 +23,7 @@ from .corpus import read_corpus
 from .evaluate import Result
 from .finetune import finetune
 from .gate import Challenger, Decision, stronger
+from .history import History
 from .judge import Judge, Tonight, query_units
 from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
 from .mine import Triplet
@@ -52,6 +53,7 @@ class Night:
         store: IndexStore,
         make_owner: Callable[[], Owner],
         lock: Lock,
+        history: History,
         folder: Path,
         recipe: Recipe,
         watch: Watcher = lambda _tonight, _lessons, _candidate: None,
@@ -64,10 +66,11 @@ class Night:
         self._releases = releases
         self._store = store
         self._lock = lock
+        self._history = history
         self._folder = folder
         self._recipe = recipe
         self._watch = watch
-        self._judge = Judge(self._runs, self._challengers, releases, folder, recipe)
+        self._judge = Judge(self._runs, self._challengers, releases, history, folder, recipe)
         self._promoter = Promoter(database, releases, store, make_owner, recipe.promotion)
         self._timings: dict[str, float] = {}
 
@@ -117,13 +120,13 @@ class Night:
         assert run.log_seq is not None
         assert run.event_seq is not None
         bounds = Bounds(run.log_seq, run.event_seq)
-        lessons = read_lessons(self._database, bounds, champion_release, self._recipe)
+        lessons = read_lessons(self._history, bounds, champion_release, self._recipe, steps.progress)
         self._runs.detail(run.id, mining=lessons.counts, lineage=self._lineage(champion_release, lessons))
         followed = self._challengers.of(champion_release.id)
         if followed is not None and followed.run_id == run.id:
             followed = None  # made by this run before it was interrupted: it is heard from the next night on
         if followed is None:
-            check_enough(len(lessons.training), self._recipe)
+            check_enough(lessons.confirmed, self._recipe)
 
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
@@ -133,7 +136,7 @@ class Night:
             steps.begin("judging the challenger")
             if self._challenger_wins(tonight, followed):
                 return
-        check_enough(len(lessons.training), self._recipe)
+        check_enough(lessons.confirmed, self._recipe)
 
         steps.begin("mining hard negatives")
         lesson_triplets = mine_triplets(lessons, corpus, champion, self._recipe)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..retriever.interleave import team_draft
-from ..retriever.search import PICK, RANKER, ranker_of
+from ..retriever.search import RANKER, ranker_of
 from ..retriever.types import Document, Release, StoredDocument
 from .challenge import preferences
 from .clicks import choose
@@ -25,8 +25,9 @@ from .gate import Sample
 from .lives import Course
 from .people import People
 from .recipe import Recipe
-from .snapshot import cluster_of, normalised, wordings
-from .split import split, untaught
+from .snapshot import cluster_of, commonest, normalised, wordings_of
+from .split import DEVELOPMENT, HOLDOUT, numbers, split, untaught, who_judges
+from .tally import tally
 from .truth import measure
 
 CHAMPION = "champion"
@@ -122,26 +123,27 @@ class _Life:
         """Whether this night promotes the model."""
         self._log.append(self._searches(number))
         log, shares = pl.concat(self._log), self._stage.recipe.split
-        clicks, texts = choose(log).model, wordings(log)
+        clicks, texts = choose(log).model, commonest(wordings_of(log))
 
         def results(part: pl.DataFrame) -> list[Result]:
-            return self._contest.results(part, clicks, texts)
+            return self._contest.results(tally(part, by=("release", "cluster")), clicks, texts)
 
         course = self._course
         if course.challenger is not None:
-            tonight = pl.col("search") > number * self._stage.habits.searches
-            heard = results(untaught(log, self._since, shares).filter(tonight))
+            taught = numbers(log.filter(pl.col("search") <= self._since)["cluster"].unique())
+            heard = results(untaught(self._log[-1], taught, shares))
             fresh = [result for result in heard if result.cluster not in self._counted]
             self._counted |= {result.cluster for result in fresh}
             votes = Sample.of(list(preferences(self._log[-1], CHALLENGER).values()))
             self.people += votes
             if course.hear(_sample(fresh), votes):
                 return True
-        parts = split(log, log.select("person", first_cluster="cluster").unique("person"), shares)
-        holdout = results(parts.holdout)
+        parted = split(log, who_judges(log, shares), shares)
+        holdout = results(parted.filter(pl.col("part") == HOLDOUT))
         self.estimates.append(_sample(holdout))
         before = course.challenger
-        promoted = course.offer(_sample(results(parts.development)), self.estimates[-1])
+        screened = results(parted.filter(pl.col("part") == DEVELOPMENT))
+        promoted = course.offer(_sample(screened), self.estimates[-1])
         if course.challenger is not before:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
             self._counted = {result.cluster for result in holdout}
@@ -164,8 +166,8 @@ class _Life:
             clicked = set(people.clicks(ours, stage.right[query]))
             search, text = night * habits.searches + number, stage.queries[query]
             for rank, (id_, ranker) in enumerate(zip(ours, rankers, strict=True), 1):
-                rows.append((search, text, id_, rank, ranker, 1.0 if ranker == RANKER else PICK, rank in clicked))
-        columns = ["search", "text", "document_id", "rank", "ranker", "propensity", "clicked"]
+                rows.append((search, text, id_, rank, ranker, rank in clicked))
+        columns = ["search", "text", "document_id", "rank", "ranker", "clicked"]
         frame = pl.DataFrame(rows, schema=columns, orient="row")
         texts = frame.select(pl.col("text").unique())
         named = texts.with_columns(

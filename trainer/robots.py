@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from .click_fit import fit
-from .clicks import count_people
+from .tally import count_people
 
 FALSE_ALARMS = 1e-3  # the chance of even one in a log, for each test
 RATES = (0.25, 0.5, 0.9)  # at which a robot may click whatever it wants clicked

@@ -13,12 +13,12 @@ POOLED = 50  # documents that the champion finds best for a query of the develop
 SAMPLED = 1000  # others, so that a candidate that ranks anything high is seen through
 
 
-def screening_rows(corpus: Corpus, champion: Side, log: pl.DataFrame, queries: list[str], seed: int) -> Keys:
-    """Rows of the documents that the screen ranks, ascending: all that these searches showed, the champion's best for
-    their `queries`, and a random sample. What only the candidate finds elsewhere has no gains anyway.
+def screening_rows(corpus: Corpus, champion: Side, seen: pl.DataFrame, queries: list[str], seed: int) -> Keys:
+    """Rows of the documents that the screen ranks, ascending: all that was seen, the champion's best for the
+    `queries`, and a random sample. What only the candidate finds elsewhere has no gains anyway.
     """
     rows = {stored.document.id: row for row, stored in enumerate(corpus.documents)}
-    shown = [rows[id_] for id_ in log["document_id"].unique().to_list() if id_ in rows]
+    shown = [rows[id_] for id_ in seen["document_id"].unique().to_list() if id_ in rows]
     pooled: list[int] = []
     if queries:
         found = champion.shadow.query(champion.queries(queries), POOLED)[0]

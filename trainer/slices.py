@@ -7,17 +7,17 @@ import polars as pl
 
 from .evaluate import Result
 
-HEAD = 0.5  # share of the judged searches that the head makes up
+HEAD = 0.5  # share of the judged results that the head makes up
 ALIKE = 0.5  # queries that share more than this of their words (Jaccard) are alike
 
 
-def by_slice(results: Sequence[Result], log: pl.DataFrame, trained: Iterable[str]) -> dict[str, list[Result]]:
-    """`log` holds the judged searches, `trained` the clusters of the queries that were trained on.
+def by_slice(results: Sequence[Result], seen: pl.DataFrame, trained: Iterable[str]) -> dict[str, list[Result]]:
+    """`seen` tallies what was judged, `trained` holds the clusters of the queries that were trained on.
 
-    "head": the most-searched clusters; "tail": all others; "unlike training": those of both that no query of the
-    training is like.
+    "head": the clusters of which most results were seen; "tail": all others; "unlike training": those of both that no
+    query of the training is like.
     """
-    counts = dict(log.group_by("cluster").agg(pl.col("search").n_unique()).rows())
+    counts = dict(seen.group_by("cluster").agg(pl.col("views").sum()).rows())
     clusters = {result.cluster for result in results}
     first, new = head({cluster: counts[cluster] for cluster in clusters}), unlike(clusters, trained)
     return {
@@ -27,13 +27,13 @@ def by_slice(results: Sequence[Result], log: pl.DataFrame, trained: Iterable[str
     }
 
 
-def head(searches: Mapping[str, int]) -> set[str]:
-    """The fewest clusters that make up HEAD of all searches."""
-    wanted, found = HEAD * sum(searches.values()), set()
-    for cluster in sorted(searches, key=lambda cluster: (-searches[cluster], cluster)):
+def head(views: Mapping[str, int]) -> set[str]:
+    """The fewest clusters that make up HEAD of all views."""
+    wanted, found = HEAD * sum(views.values()), set()
+    for cluster in sorted(views, key=lambda cluster: (-views[cluster], cluster)):
         if wanted <= 0:
             break
-        wanted -= searches[cluster]
+        wanted -= views[cluster]
         found.add(cluster)
     return found
 

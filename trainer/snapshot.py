@@ -1,12 +1,14 @@
-"""The log as a night sees it: everything that had arrived when the night began, one row per shown result."""
+"""The log as a night sees it: what had arrived when the night began, one row per shown result."""
 
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select, text
 
 from ..retriever.database import Database, highest
 from ..retriever.schema import events, searches, shown
@@ -22,15 +24,17 @@ SCHEMA = {
     "document_id": pl.String,
     "rank": pl.Int64,
     "ranker": pl.String,
-    "propensity": pl.Float64,
     "score": pl.Float64,  # by the release; null where another model gave the result
     "clicked": pl.Boolean,
     "level": pl.Int64,  # of the furthest action: 0 none, then as in CLICKS from 1
+    "cluster": pl.String,
 }
 # Who searched, as far as the app tells; without that every search is somebody else's.
 PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
 LEVEL = case({action: level for level, action in enumerate(CLICKS, 1)}, value=events.c.action)
 SECONDS_A_DAY = 86_400.0
+ROWS = 50_000  # fetched together
+NUMBERS = 10_000  # in one statement; SQLite takes at most 32,766
 SMALL_WORDS = frozenset(
     ("a", "an", "and", "for", "from", "how", "i", "in", "into", "is", "it", "my", "of", "on", "or", "the", "to", "with")
 )
@@ -45,97 +49,100 @@ class Bounds:
 
 
 def bounds_now(database: Database) -> Bounds:
-    with database.read() as connection:
+    """Nothing that is committed later lies within: PostgreSQL hands out numbers in another order than it commits."""
+    with database.write() as connection:
+        if database.dialect == "postgresql":
+            connection.execute(text("LOCK TABLE searches, events IN SHARE MODE"))
         return Bounds(highest(connection, searches.c.seq), highest(connection, events.c.seq))
 
 
 def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame:
-    """Impressions (`SCHEMA`) plus `cluster`, sorted by search and rank; only searches later than number `after`.
+    """Impressions (SCHEMA), sorted by search and rank; only searches later than number `after`.
 
     `text` is what was asked; `query` is normalised: what is asked again in other case or spacing is the same query. A
-    cluster holds its near-duplicates. Events of unknown queries, of documents that were not shown, and with other
+    `cluster` holds its near-duplicates. Events of unknown queries, of documents that were not shown, and with other
     actions than CLICKS do not appear.
     """
-    impressions = (
-        select(
-            searches.c.seq.label("search"),
-            searches.c.query,
-            searches.c.query.label("text"),
-            PERSON.label("person"),
-            (searches.c.arrived_at / SECONDS_A_DAY).label("day"),
-            searches.c.query_id,
-            searches.c.release_id.label("release"),
-            shown.c.document_id,
-            shown.c.rank,
-            shown.c.ranker,
-            shown.c.propensity,
-            shown.c.score,
-        )
-        .join(shown, shown.c.search_seq == searches.c.seq)
-        .where(searches.c.seq > after, searches.c.seq <= bounds.search)
-        .order_by(searches.c.seq, shown.c.rank)
-    )
-    clicks = (
-        select(events.c.query_id, events.c.document_id, func.max(LEVEL).label("level"))
-        .where(events.c.seq <= bounds.event, events.c.action.in_(CLICKS))
-        .group_by(events.c.query_id, events.c.document_id)
-    )
     with database.read() as connection:
-        seen = pl.read_database(impressions, connection, infer_schema_length=None)
-        clicked = pl.read_database(clicks, connection, infer_schema_length=None)
-    if seen.is_empty():
-        return pl.DataFrame(schema={**SCHEMA, "cluster": pl.String})
-    if clicked.is_empty():
-        joined = seen.with_columns(clicked=pl.lit(False), level=pl.lit(0))
-    else:
-        joined = seen.join(
-            clicked.with_columns(clicked=pl.lit(True)),
-            on=["query_id", "document_id"],
-            how="left",
-            maintain_order="left",
-        ).with_columns(pl.col("clicked").fill_null(False), pl.col("level").fill_null(0))
-    frame = joined.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-    texts = frame.select(pl.col("query").unique())
-    named = texts.with_columns(
-        normal=pl.Series([normalised(text) for text in texts["query"]]),
-        cluster=pl.Series([cluster_of(text) for text in texts["query"]]),
-    )
-    joined = frame.join(named, on="query", how="left", maintain_order="left")
-    return joined.with_columns(query=pl.col("normal")).drop("normal")
+        return _log(connection, (searches.c.seq > after) & (searches.c.seq <= bounds.search), bounds.event)
 
 
-def first_clusters(database: Database, bounds: Bounds) -> pl.DataFrame:
-    """`person` and the cluster of the first search of theirs that ever arrived (`first_cluster`)."""
-    firsts = select(func.min(searches.c.seq)).where(searches.c.seq <= bounds.search).group_by(PERSON)
-    statement = select(PERSON.label("person"), searches.c.query).where(searches.c.seq.in_(firsts))
+def read_searches(database: Database, numbers: Sequence[int], event: int) -> pl.DataFrame:
+    """The same of the searches of these numbers, in ascending order, with the events up to number `event`."""
+    parts = [pl.DataFrame(schema=SCHEMA)]
     with database.read() as connection:
-        rows = connection.execute(statement).all()
-    return pl.DataFrame(
-        {"person": [row.person for row in rows], "first_cluster": [cluster_of(row.query) for row in rows]},
-        schema={"person": pl.String, "first_cluster": pl.String},
-    )
+        for start in range(0, len(numbers), NUMBERS):
+            parts.append(_log(connection, searches.c.seq.in_(numbers[start : start + NUMBERS]), event))
+    return pl.concat(parts)
 
 
-def wordings(log: pl.DataFrame) -> dict[str, str]:
-    """For each query the text in which it was asked most often: what the encoder reads."""
-    counted = log.group_by("query", "text").agg(pl.col("search").n_unique())
-    ordered = counted.sort("query", "search", "text", descending=[False, True, False])
-    return dict(ordered.group_by("query", maintain_order=True).first().select("query", "text").rows())
-
-
-def ever_clicked(database: Database, bounds: Bounds) -> dict[str, set[str]]:
-    """The documents that anybody ever clicked for a query, in the whole history: never its negatives."""
+def clicked_later(database: Database, before: Bounds, event: int) -> list[int]:
+    """Numbers of the searches within `before` that got events after it, up to number `event`."""
     clicks = (
-        select(searches.c.query, events.c.document_id)
+        select(searches.c.seq)
         .join(events, events.c.query_id == searches.c.query_id)
-        .where(events.c.seq <= bounds.event, events.c.action.in_(CLICKS))
+        .where(events.c.seq > before.event, events.c.seq <= event, events.c.action.in_(CLICKS))
+        .where(searches.c.seq <= before.search)
         .distinct()
     )
-    clicked: dict[str, set[str]] = {}
     with database.read() as connection:
-        for query, document_id in connection.execute(clicks):
-            clicked.setdefault(normalised(query), set()).add(document_id)
-    return clicked
+        return list(connection.scalars(clicks))
+
+
+def last_search(database: Database, number: int) -> str | None:
+    """The `query_id` of the newest search up to this number."""
+    newest = select(searches.c.query_id).where(searches.c.seq <= number).order_by(searches.c.seq.desc()).limit(1)
+    with database.read() as connection:
+        return connection.scalar(newest)
+
+
+def _log(connection: Connection, which: ColumnElement[bool], event: int) -> pl.DataFrame:
+    c = searches.c
+    asked = select(c.seq, c.query, PERSON, c.arrived_at, c.release_id).where(which)
+    asked_of = {"search": pl.Int64, "text": pl.String, "person": pl.String, "day": pl.Float64, "release": pl.String}
+    results = select(c.seq, shown.c.document_id, shown.c.rank, shown.c.ranker, shown.c.score)
+    results = results.join(shown, shown.c.search_seq == c.seq).where(which).order_by(c.seq, shown.c.rank)
+    place = {"search": pl.Int64, "document_id": pl.String}
+    clicks = select(c.seq, events.c.document_id, LEVEL).join(events, events.c.query_id == c.query_id)
+    clicks = clicks.where(which, events.c.seq <= event, events.c.action.in_(CLICKS))
+    seen = _frame(connection, results, {**place, "rank": pl.Int64, "ranker": pl.String, "score": pl.Float64})
+    people = _frame(connection, asked, asked_of)
+    levels = _frame(connection, clicks, {**place, "level": pl.Int64}).group_by(*place).max()
+    texts = people.select(pl.col("text").unique())
+    named = texts.with_columns(
+        query=pl.Series([normalised(words) for words in texts["text"]], dtype=pl.String),
+        cluster=pl.Series([cluster_of(words) for words in texts["text"]], dtype=pl.String),
+    )
+    return (
+        seen.join(people.join(named, on="text"), on="search", maintain_order="left")
+        .join(levels, on=list(place), how="left", maintain_order="left")
+        .with_columns(
+            day=(pl.col("day") / SECONDS_A_DAY).cast(pl.Int64),
+            clicked=pl.col("level").is_not_null(),
+            level=pl.col("level").fill_null(0),
+        )
+        .select(list(SCHEMA))
+    )
+
+
+def _frame(connection: Connection, statement: Select[Any], schema: Mapping[str, Any]) -> pl.DataFrame:
+    """By columns: polars reads rows much more slowly."""
+    parts, result = [pl.DataFrame(schema=schema)], connection.execute(statement)
+    while rows := result.fetchmany(ROWS):
+        columns = zip(schema.items(), zip(*rows, strict=True), strict=True)
+        parts.append(pl.DataFrame([pl.Series(name, values, dtype=kind) for (name, kind), values in columns]))
+    return pl.concat(parts)
+
+
+def wordings_of(log: pl.DataFrame) -> pl.DataFrame:
+    """In how many `searches` each `query` was asked with which `text`."""
+    return log.group_by("query", "text").agg(searches=pl.col("search").n_unique())
+
+
+def commonest(wordings: pl.DataFrame) -> dict[str, str]:
+    """For each query the text in which it was asked most often: what the encoder reads."""
+    ordered = wordings.sort("query", "searches", "text", descending=[False, True, False])
+    return dict(ordered.group_by("query", maintain_order=True).first().select("query", "text").rows())
 
 
 def normalised(query: str) -> str:

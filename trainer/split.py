@@ -5,61 +5,56 @@ and teaches otherwise: nobody does both, and of the short visits that make up mo
 """
 
 import hashlib
-from dataclasses import dataclass
 
 import polars as pl
 
 from .recipe import Split
 
+# What a person's search of a cluster is for; no cluster is in two of the first three.
+TRAINING, DEVELOPMENT, HOLDOUT, NOTHING = range(4)
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Impressions by use: `training` and `development` of those who teach, `holdout` of those who judge; no cluster is
-    in two of them.
+
+def who_judges(log: pl.DataFrame, shares: Split) -> pl.DataFrame:
+    """`person` and whether they judge (`judges`), of all who search first in this log."""
+    firsts = log.select("search", "person", "cluster").unique().sort("search").unique("person", keep="first")
+    return firsts.select("person", judges=draws(numbers(firsts["cluster"])) < shares.holdout)
+
+
+def split(log: pl.DataFrame, judges: pl.DataFrame, shares: Split) -> pl.DataFrame:
+    """The log with `part`; `judges` as by `who_judges`, of everybody in it."""
+    draw = draws(numbers(log["cluster"]))
+    held_out = draw < shares.holdout
+    developed = ~held_out & (draw < shares.holdout + shares.development)
+    taught = pl.when(developed).then(DEVELOPMENT).otherwise(TRAINING)
+    part = pl.when(held_out != pl.col("judges")).then(NOTHING).when(held_out).then(HOLDOUT).otherwise(taught)
+    return log.join(judges, on="person", maintain_order="left").with_columns(part=part.cast(pl.Int8)).drop("judges")
+
+
+def untaught(log: pl.DataFrame, taught: pl.Series, shares: Split) -> pl.DataFrame:
+    """Searches, of whomever, that say something new about a model which searches of these clusters (by number) taught:
+    those of the holdout, and those of other clusters.
     """
-
-    training: pl.DataFrame
-    development: pl.DataFrame
-    holdout: pl.DataFrame
-
-
-def split(log: pl.DataFrame, first_clusters: pl.DataFrame, shares: Split) -> Parts:
-    """`first_clusters` says for each `person` the `first_cluster` they ever searched."""
-    drawn = log.join(_draws(log["cluster"], "cluster", "draw"), on="cluster", maintain_order="left")
-    firsts = first_clusters.join(
-        _draws(first_clusters["first_cluster"], "first_cluster", "first_draw"),
-        on="first_cluster",
-        maintain_order="left",
-    )
-    drawn = drawn.join(firsts.select("person", "first_draw"), on="person", maintain_order="left")
-    judges = pl.col("first_draw") < shares.holdout
-    held_out = pl.col("draw") < shares.holdout
-    developed = ~held_out & (pl.col("draw") < shares.holdout + shares.development)
-    return Parts(
-        training=drawn.filter(~held_out & ~developed & ~judges).drop("draw", "first_draw"),
-        development=drawn.filter(developed & ~judges).drop("draw", "first_draw"),
-        holdout=drawn.filter(held_out & judges).drop("draw", "first_draw"),
-    )
-
-
-def untaught(log: pl.DataFrame, taught_until: int, shares: Split) -> pl.DataFrame:
-    """Searches later than number `taught_until`, of whomever, that say something new about a model which the earlier
-    ones taught: those of the holdout, and those of clusters that nobody had searched before.
-    """
-    taught = log.filter(pl.col("search") <= taught_until)["cluster"].unique()
-    later = log.filter(pl.col("search") > taught_until)
-    drawn = later.join(_draws(later["cluster"], "cluster", "draw"), on="cluster", maintain_order="left")
-    new = (pl.col("draw") < shares.holdout) | ~pl.col("cluster").is_in(taught.implode())
-    return drawn.filter(new).drop("draw")
+    clusters = numbers(log["cluster"])
+    return log.filter((draws(clusters) < shares.holdout) | ~clusters.is_in(taught.implode()))
 
 
 def draw(cluster: str) -> float:
     """A number in [0, 1) that belongs to this cluster for ever."""
-    digest = hashlib.sha256(cluster.encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return number(cluster) / 2**64
 
 
-def _draws(clusters: pl.Series, key: str, name: str) -> pl.DataFrame:
-    values = clusters.unique()
-    numbers = pl.Series(name, [draw(value) for value in values], dtype=pl.Float64)
-    return pl.DataFrame({key: values, name: numbers})
+def number(text: str) -> int:
+    """64 bits that stand for this text for ever."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def numbers(texts: pl.Series) -> pl.Series:
+    """The number of each text."""
+    known = texts.unique()
+    values = pl.Series([number(value) for value in known], dtype=pl.UInt64)
+    return texts.replace_strict(known, values).cast(pl.UInt64)  # of an empty series it keeps the type
+
+
+def draws(numbers: pl.Series) -> pl.Series:
+    """The draw of each cluster, by its number."""
+    return numbers.cast(pl.Float64) / 2.0**64

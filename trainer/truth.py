@@ -100,5 +100,5 @@ def taught_by(
         )
     texts = [release.document_prompt + render(release.template, stored.document) for stored in corpus.documents]
     ids = [stored.document.id for stored in corpus.documents]
-    asked = [release.query_prompt + question for question in questions]
-    return ranked_by(ids, encode(model, texts, release.max_tokens), encode(model, asked, release.max_tokens))
+    queries = [release.query_prompt + question for question in questions]
+    return ranked_by(ids, encode(model, texts, release.max_tokens), encode(model, queries, release.max_tokens))

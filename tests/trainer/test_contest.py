@@ -10,6 +10,7 @@ from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
 from clickloop.trainer.click_models import FEATURES, GAPS, LEVELS, ClickModel, Prior
 from clickloop.trainer.contest import Contest, Side
 from clickloop.trainer.corpus import Corpus
+from clickloop.trainer.tally import tally
 
 COUNT = 30
 KEYS = np.arange(COUNT, dtype=np.int64)
@@ -48,7 +49,7 @@ def search(number: int, clicked: str, explored: dict[int, str], release: str = "
 
 def judged(*searches: pl.DataFrame) -> dict[str, float]:
     """The estimated change of each query by a candidate that finds d20 to d29."""
-    log = pl.concat(searches)
+    log = tally(pl.concat(searches), by=("release", "cluster"))
     contest = Contest(CORPUS, ranks("champion", 0), ranks("candidate", 20))
     return {found.query: found.delta for found in contest.results(log, CLICKS, {q: q for q in log["query"].unique()})}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from clickloop.trainer.click_fit import NAMES, fit
-from clickloop.trainer.clicks import count_people
 from clickloop.trainer.mined import THRESHOLDS, measure, mine, simulated
 from clickloop.trainer.people import KINDS
+from clickloop.trainer.tally import count_people
 
 QUERIES, SEARCHES = 150, 1500
 RIGHT = [{f"right {query}"} for query in range(QUERIES)]

@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clickloop.trainer.clicks import count_people, fit
+from clickloop.trainer.click_fit import fit
 from clickloop.trainer.people import People
 from clickloop.trainer.robots import Robots, evenly, without_robots
+from clickloop.trainer.tally import count_people
 
 SHOWN, QUERIES, DOCUMENTS = 10, 1_000, 700
 HONEST, PAID = 2_400, 600  # searches: a fifth is paid for

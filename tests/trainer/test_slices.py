@@ -18,7 +18,7 @@ def result(cluster: str, delta: float = 0.0) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("searches", "expected"),
+    ("views", "expected"),
     [
         ({"a": 5, "b": 3, "c": 2}, {"a"}),
         ({"a": 4, "b": 4, "c": 2}, {"a", "b"}),
@@ -27,10 +27,10 @@ def result(cluster: str, delta: float = 0.0) -> Result:
         ({}, set()),
     ],
 )
-def test_the_head_is_the_fewest_clusters_that_make_up_half_of_the_searches(
-    searches: dict[str, int], expected: set[str]
+def test_the_head_is_the_fewest_clusters_that_make_up_half_of_what_was_seen(
+    views: dict[str, int], expected: set[str]
 ) -> None:
-    assert head(searches) == expected
+    assert head(views) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_no_alike_query_is_overlooked(clusters: list[str]) -> None:
         assert (unlike([one], [other, "x y z"]) == set()) == alike
 
 
-def test_every_query_is_in_the_head_or_the_tail_and_searches_count_once() -> None:
-    log = pl.DataFrame({"search": [1, 1, 2, 3, 4], "cluster": ["a x", "a x", "a x", "b y", "b y z"]})
+def test_every_query_is_in_the_head_or_the_tail() -> None:
+    log = pl.DataFrame({"views": [3, 2, 2, 2], "cluster": ["a x", "a x", "b y", "b y z"]})
     results = [result("a x", 0.2), result("b y", -0.1), result("b y z")]
     slices = by_slice(results, log, ["b y"])
     clusters = {name: [found.cluster for found in part] for name, part in slices.items()}
@@ -69,7 +69,7 @@ def test_every_query_is_in_the_head_or_the_tail_and_searches_count_once() -> Non
 
 
 def test_nothing_judged_makes_empty_slices() -> None:
-    log = pl.DataFrame({"search": [], "cluster": []}, schema={"search": pl.Int64, "cluster": pl.String})
+    log = pl.DataFrame({"views": [], "cluster": []}, schema={"views": pl.Int64, "cluster": pl.String})
     told = slices_json(by_slice([], log, []))
     assert told["head"]["champion"] is None
     assert told["unlike training"]["change"]["n"] == 0

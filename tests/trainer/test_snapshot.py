@@ -14,17 +14,31 @@ from clickloop.retriever.types import Event, Search, Shown, Who
 from clickloop.trainer.snapshot import (
     Bounds,
     bounds_now,
+    clicked_later,
     cluster_of,
-    ever_clicked,
+    commonest,
     fingerprint,
     normalised,
     read_log,
+    read_searches,
+    wordings_of,
 )
 
 COLUMNS = [
-    *("search", "query", "text", "person", "day", "release", "document_id", "rank", "ranker", "propensity", "score"),
-    "clicked",
-    "level",
+    *(
+        "search",
+        "query",
+        "text",
+        "person",
+        "day",
+        "release",
+        "document_id",
+        "rank",
+        "ranker",
+        "score",
+        "clicked",
+        "level",
+    ),
     "cluster",
 ]
 DOCUMENTS = ("a", "b", "c")
@@ -78,7 +92,6 @@ def test_every_shown_result_is_one_row_in_the_order_shown(traffic: Traffic) -> N
     log = traffic.read()
     assert log.columns == COLUMNS
     assert log.select("search", "document_id", "rank").rows() == [(1, "b", 1), (1, "a", 2), (2, "c", 1)]
-    assert log["propensity"].to_list() == [1.0] * 3
     assert not log["clicked"].any()
 
 
@@ -198,20 +211,27 @@ def test_the_fingerprint_tells_one_more_click_or_action_and_nothing_else(traffic
     assert len({first, second, third, fingerprint(traffic.read()), fingerprint(traffic.read().clear())}) == 5
 
 
-def test_ever_clicked_remembers_the_whole_history_up_to_the_bounds(traffic: Traffic) -> None:
-    traffic.search("q1", "Sort a map")
-    traffic.search("q2", "sort  a map")
-    traffic.search("q3", "split a string")
+def test_searches_that_were_clicked_later_are_found_and_read_as_of_then_and_now(traffic: Traffic) -> None:
+    for query_id in ("q1", "q2", "q3"):
+        traffic.search(query_id)
     traffic.event("q1", "a")
-    traffic.event("q2", "c", "purchase")
-    traffic.event("q3", "b")
-    traffic.event("q3", "a", "hover")
-    traffic.event("no-such-query", "a")
-    tonight = traffic.bounds()
+    before = traffic.bounds()
+    traffic.search("q4")
+    for query_id, document_id, action in (("q2", "b", "click"), ("q3", "a", "hover"), ("q4", "c", "click")):
+        traffic.event(query_id, document_id, action)
+    now = traffic.bounds()
     traffic.event("q3", "c")
-    expected = {"sort a map": {"a", "c"}, "split a string": {"b"}}
-    assert ever_clicked(traffic.database, tonight) == expected
-    assert ever_clicked(traffic.database, traffic.bounds())["split a string"] == {"b", "c"}
+    assert clicked_later(traffic.database, before, now.event) == [2]
+    assert clicked(read_searches(traffic.database, [1, 2, 4], now.event)) == [(1, "a"), (2, "b"), (4, "c")]
+    assert clicked(read_searches(traffic.database, [1, 2], before.event)) == [(1, "a")]
+    assert read_searches(traffic.database, [1, 2, 3, 4], now.event).equals(read_log(traffic.database, now))
+    assert read_searches(traffic.database, [], now.event).equals(traffic.read().clear())
+
+
+def test_a_query_is_read_as_it_was_asked_most_often(traffic: Traffic) -> None:
+    for number, text in enumerate(["Sort a map", "sort a map", "sort a map", "Split", "split"]):
+        traffic.search(f"q{number}", text)
+    assert commonest(wordings_of(traffic.read())) == {"sort a map": "sort a map", "split": "Split"}
 
 
 @given(st.text(max_size=30))
