@@ -18,7 +18,7 @@ import orjson
 from .compaction import Compactions
 from .database import Database, hold_documents
 from .documents import Documents, count
-from .encoder import Encoder, open_corpus_encoder, open_encoder
+from .encoder import open_corpus_encoder, open_encoder
 from .errors import ClickLoopError, IndexFault, InUse, ModelError, NotReady
 from .index import IndexStore
 from .indexer import STEP, Indexer
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2  # how soon writes and wishes of other processes are seen
 PATIENCE_SECONDS = 3  # how long a start waits for the lock
 KEPT_BUILDS = 3  # the live one and those a rollback can go to
+SMALL = 1000  # writes, which are not worth loading torch and optimising the index
 SAMPLE = 16  # documents that are encoded again before a build goes live: a fraction of a second
 MIN_COSINE = 0.99  # to what is stored; bf16, in which a night encodes, costs MiniLM 1e-4 and tiny models up to 3e-3
 
@@ -142,17 +143,16 @@ class Owner:
         live = self._live.current()
         assert live is not None
         newest = self._documents.revision()
-        bulk = newest - live.build.revision > 1000
-        encoder: Encoder | None = None
-        if bulk:
-            encoder = open_corpus_encoder(self._releases.folder(live.release.id), live.release)
-        while self._indexer.step(live, encoder, 512 if bulk else STEP):
-            progress(live.build.revision, newest)
-        if bulk:
-            live.index.finish()
-            live.build = replace(live.build, optimized=live.build.revision)
-            with self._database.write() as connection:
-                set_build(connection, live.build.id, optimized=live.build.optimized)
+        if newest - live.build.revision <= SMALL:
+            while self._indexer.step(live):
+                progress(live.build.revision, newest)
+            return
+        encoder = open_corpus_encoder(self._releases.folder(live.release.id), live.release)
+        self._indexer.load(live, encoder, lambda reached: progress(reached, newest))
+        live.index.finish()
+        live.build = replace(live.build, optimized=live.build.revision)
+        with self._database.write() as connection:
+            set_build(connection, live.build.id, optimized=live.build.optimized)
 
     def _loop(self) -> None:
         live = self._live.current()

@@ -9,5 +9,10 @@ down_revision = "0002"
 
 def upgrade() -> None:
     op.add_column("builds", sa.Column("optimized", sa.BigInteger(), nullable=True))
-    where = {"sqlite_where": sa.text("deleted = 1"), "postgresql_where": sa.text("deleted")}
-    op.create_index("documents_tombstones", "documents", ["revision"], **where)
+    op.create_index(
+        "documents_tombstones",
+        "documents",
+        ["revision"],
+        sqlite_where=sa.text("deleted = 1"),
+        postgresql_where=sa.text("deleted"),
+    )
