@@ -25,7 +25,7 @@ from ..trainer.recipe import Promotion, Recipe
 from ..trainer.rehearsal import Habits, Lived, Rehearsal
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
-from . import plots
+from . import bench_index, plots
 from .bench_training import training
 from .collection import read_beir
 from .demo import demo_collection
@@ -189,6 +189,8 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-clicks": gate_clicks,
     "clicks": click_models,
     "training": training,
+    "index": bench_index.index,
+    "index-million": bench_index.index_million,
 }
 
 

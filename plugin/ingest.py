@@ -80,11 +80,19 @@ def index(loop: ClickLoop, revision: int, show: Callable[[str, float, str], None
             if first is None:
                 first = reached
             rate = (reached - first) / max(time.monotonic() - started, 1e-3)
-            show("embedding and indexing", reached / max(newest, 1), f"{rate:.0f} docs/s")
+            left = f", {clock((newest - reached) / rate)} left" if rate else ""
+            show("embedding and indexing", reached / max(newest, 1), f"{rate:.0f} docs/s{left}")
 
         owner.index_all(progress)
     finally:
         owner.close()
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03, or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _batches(file: str, problems: Problems) -> Iterator[tuple[list[Document], float]]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,17 +16,17 @@ from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Gauge
 from starlette.concurrency import run_in_threadpool
 
+from ..retriever.compaction import Compaction, Compactions
 from ..retriever.database import Database
 from ..retriever.documents import Documents
 from ..retriever.edge import EdgeStore
 from ..retriever.errors import ClickLoopError, DataFolderError, InvalidInput, WaitExceeded
 from ..retriever.follower import Follower
 from ..retriever.index import IndexStore
-from ..retriever.locks import Lock, open_lock
+from ..retriever.locks import After, Both, Lock, open_lock
 from ..retriever.log import Accepted, SearchLog
 from ..retriever.model import find_model
 from ..retriever.owner import Owner, Paths, own_or_refuse
-from ..retriever.qdrant import open_qdrant
 from ..retriever.releases import Releases
 from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who
@@ -34,6 +35,7 @@ from ..trainer.history import History
 from ..trainer.nightly import Night, Watcher
 from ..trainer.runs import Run, Runs
 from .auth import Keys
+from .children import spawn
 from .nights import Nights
 from .problems import ProblemRoute
 from .reports import Reports
@@ -98,7 +100,7 @@ class ClickLoop:
             else:
                 own_or_refuse(owner, self._lock("owner"), self.settings.data_dir)
                 self._owner = owner
-                begin = owner.open_and_run
+                begin = partial(owner.open_and_run, self._compactions())
             self._started = True
             self._announce_admin_key()
             self._opening = threading.Thread(target=self._open, args=(begin, on_failure), name="opening", daemon=True)
@@ -220,6 +222,8 @@ class ClickLoop:
             if qdrant.url is None:
                 self._store = EdgeStore(self.settings.data_dir / "builds", self.settings.payload_indexes)
             else:
+                from ..retriever.qdrant import open_qdrant  # a second of imports that the embedded default is spared
+
                 key = None if qdrant.api_key is None else qdrant.api_key.get_secret_value()
                 self._store = open_qdrant(qdrant.url, key, qdrant.prefix, self.settings.payload_indexes)
         return self._store
@@ -232,12 +236,24 @@ class ClickLoop:
         durable = self.settings.durability == "power"
         return Owner(self.database, self.releases, self.store, self.live, locks, paths, durable)
 
+    def compaction(self) -> Compaction:
+        """A new index for the live release; to be run in a process of its own."""
+        lock = Both(self._lock("compaction"), self._lock("night"))
+        parts = (self.database, self.releases, self.store, lock, self.settings.promotion.min_recall)
+        return Compaction(*parts)
+
     def night(self, watch: Watcher | None = None) -> Night:
         folder, recipe = self.settings.data_dir, self.settings.recipe
         history = History(folder / "history", self.database, recipe)
-        lock = self._lock("night")
+        lock = After(self._lock("compaction"), self._lock("night"))
         parts = (self.database, self.releases, self.store, self.make_owner, lock, history, folder / "runs", recipe)
         return Night(*parts) if watch is None else Night(*parts, watch)
+
+    def _compactions(self) -> Compactions | None:
+        after = self.settings.compact_after
+        if after == 0 or self.store.tends_itself:
+            return None
+        return Compactions(after, partial(spawn, self.settings, "compaction"))
 
     @property
     def _shared(self) -> bool:

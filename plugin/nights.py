@@ -1,24 +1,21 @@
 """Starting nightly runs in a child process, on a schedule or on demand: `python -m clickloop.plugin.nights RUN`."""
 
 import logging
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
-import orjson
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from ..retriever.errors import Conflict
 from ..trainer.runs import Run, Runs
+from .children import begin, spawn
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-NICENESS = 10  # searches go first
 GRACE_SECONDS = 6 * 3600  # a start missed by less than this is made up for once
 
 
@@ -98,31 +95,14 @@ class Nights:
             if run is None:
                 self._watcher = None
             else:
-                self._child = spawn(run.id, self._settings)
+                self._child = spawn(self._settings, "nights", run.id)
             return run
-
-
-def spawn(run_id: str, settings: Settings) -> subprocess.Popen[bytes]:
-    """A new interpreter, never a fork; the settings travel through its standard input because of the secrets."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "clickloop.plugin.nights", run_id],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the server's terminal is the server's to handle
-    )
-    assert child.stdin is not None
-    child.stdin.write(orjson.dumps(settings.for_child()))
-    child.stdin.close()
-    return child
 
 
 def main() -> int:
     from .loop import ClickLoop
 
-    os.nice(NICENESS)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    values: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
-    loop = ClickLoop(Settings(**values))
+    loop = ClickLoop(begin())
     show: Callable[[str, float], None] = lambda _step, _share: None  # noqa: E731
     return 0 if loop.run_night(sys.argv[1], show).outcome != "failed" else 1
 

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     payload_indexes: dict[str, Literal["keyword", "integer", "float", "bool", "datetime"]] = Field(
         default_factory=dict, description="payload fields that filters often use, with their type"
     )
+    compact_after: int = Field(
+        20_000, ge=0, description="writes after which a child process makes the embedded index anew; 0: never"
+    )
     wait_seconds: float = Field(30, gt=0, description="how long a write with `wait` waits before it answers 504")
     qdrant: Qdrant = Qdrant()
     schedule: Schedule = Schedule()

@@ -1,7 +1,8 @@
 """Qdrant Edge: Qdrant's engine in this process, one folder a build."""
 
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,14 @@ BYTES_PER_BYTE = 5  # of disk for a byte of vectors at the peak of building; mea
 class EdgeStore:
     """Builds as folders below `folder`. A folder opens once, in one process."""
 
+    tends_itself = False  # it could, but would stop the process that serves for all that time
+
     def __init__(self, folder: Path, payload_indexes: PayloadIndexes) -> None:
         self._folder = folder
         self._payload_indexes = payload_indexes
+        self._open: set[str] = set()  # in this process
+        self._dropped: set[str] = set()  # of these
+        self._lock = threading.Lock()
 
     def create(self, name: str, dimension: int) -> Index:
         self.drop(name)
@@ -43,7 +49,7 @@ class EdgeStore:
         shard = edge.EdgeShard.create(str(path), config)
         for field, kind in self._payload_indexes.items():
             shard.update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
-        return EdgeIndex(shard, path)
+        return self._opened(shard, path)
 
     def open(self, name: str) -> Index:
         path = self._folder / name
@@ -52,7 +58,7 @@ class EdgeStore:
         _check_room(path, OPENING, f"opening the index {name}")
         _read_ahead(path)
         try:
-            return EdgeIndex(edge.EdgeShard.load(str(path)), path)
+            return self._opened(edge.EdgeShard.load(str(path)), path)
         except BaseException as error:
             # The engine panics on some damage, with an exception that is none.
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -60,7 +66,25 @@ class EdgeStore:
             raise
 
     def drop(self, name: str) -> None:
+        """One that is open in this process goes when it is closed: the engine would write its files again."""
+        with self._lock:
+            if name in self._open:
+                self._dropped.add(name)
+                return
         shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _opened(self, shard: edge.EdgeShard, path: Path) -> "EdgeIndex":
+        with self._lock:
+            self._open.add(path.name)
+        return EdgeIndex(shard, path, lambda: self._closed(path.name))
+
+    def _closed(self, name: str) -> None:
+        with self._lock:
+            self._open.discard(name)
+            dropped = name in self._dropped
+            self._dropped.discard(name)
+        if dropped:
+            self.drop(name)
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self._folder.iterdir()) if self._folder.is_dir() else []
@@ -74,9 +98,10 @@ class EdgeStore:
 
 
 class EdgeIndex:
-    def __init__(self, shard: edge.EdgeShard, path: Path) -> None:
+    def __init__(self, shard: edge.EdgeShard, path: Path, closed: Callable[[], None]) -> None:
         self._shard = shard
         self._path = path
+        self._closed = closed
 
     def upsert(self, keys: Sequence[int], vectors: Vectors, payloads: Sequence[Payload]) -> None:
         check_vectors(keys, vectors)
@@ -119,6 +144,7 @@ class EdgeIndex:
 
     def close(self) -> None:
         self._shard.close()
+        self._closed()
 
     def _check_room(self) -> None:
         _check_room(self._path, RESERVE, f"writing to the index {self._path.name}")

@@ -9,10 +9,11 @@ import os
 import shutil
 import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TEMPLATE = "{title}\n{text}"
 BATCH = 8  # texts of like length; on a CPU larger batches only add padding
@@ -137,6 +140,8 @@ class TorchEncoder:
     def _encode(self, texts: list[str], half: bool) -> Vectors:
         import torch
 
+        if not texts:
+            return np.empty((0, self._release.dimension), dtype=np.float32)
         device = self._model.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             while True:
@@ -169,14 +174,29 @@ def open_corpus_encoder(folder: Path, release: Release) -> Encoder:
     return TorchEncoder(folder, release) if has_bfloat16() else open_encoder(folder, release)
 
 
+def encode_ahead(
+    encoder: Encoder, batches: Iterable[T], documents: Callable[[T], Sequence[Document]]
+) -> Iterator[tuple[T, Vectors]]:
+    """Yields every batch with the vectors of its documents; the next one is encoded while the caller stores them."""
+    with ThreadPoolExecutor(1, "encoding") as thread:
+        ahead: deque[tuple[T, Future[Vectors]]] = deque()
+        for batch in batches:
+            ahead.append((batch, thread.submit(encoder.documents, documents(batch))))
+            if len(ahead) > 1:
+                done, vectors = ahead.popleft()
+                yield done, vectors.result()
+        for done, vectors in ahead:
+            yield done, vectors.result()
+
+
 def encode_documents(
     encoder: Encoder, documents: Sequence[Document], progress: Callable[[int], None], step: int = 256
 ) -> Iterator[tuple[int, Vectors]]:
     """Yields (position of the first, vectors) for every `step` documents and reports how many are done."""
-    for start in range(0, len(documents), step):
-        part = documents[start : start + step]
-        yield start, encoder.documents(part)
-        progress(start + len(part))
+    starts = range(0, len(documents), step)
+    for start, vectors in encode_ahead(encoder, starts, lambda start: documents[start : start + step]):
+        yield start, vectors
+        progress(start + len(vectors))
 
 
 def truncated(folder: Path, release: Release, documents: Sequence[Document]) -> int:

@@ -50,7 +50,9 @@ class Index(Protocol):
 
 
 class IndexStore(Protocol):
-    """Where the indexes of builds live, by the build's id."""
+    """Where the indexes of builds live, by the build's id. `tends_itself`: the engine keeps them fast by itself."""
+
+    tends_itself: bool
 
     def create(self, name: str, dimension: int) -> Index:
         """Replaces what an interrupted attempt left under this name."""

@@ -1,17 +1,18 @@
 """Bringing an index up to the documents: it is a view of them at a revision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from sqlalchemy import Connection
 
 from .database import Database
 from .documents import changes
-from .encoder import Encoder
+from .encoder import Encoder, encode_ahead
 from .releases import Releases, set_build
 from .search import OpenBuild
-from .types import StoredDocument
+from .types import Document, StoredDocument, Vectors
 
+BULK = 1024  # documents of like length go together within so many
 STEP = 64  # documents encoded and written at a time, so that a serving process never holds the GIL for long
 
 
@@ -24,30 +25,52 @@ class Indexer:
         self._releases = releases
         self._durable = durable
 
-    def step(self, build: OpenBuild, encoder: Encoder | None = None, limit: int = STEP) -> int:
+    def step(self, build: OpenBuild) -> int:
         """Applies the next revisions and returns how many; 0 means that the build is current."""
         with self._database.read() as connection:
-            batch = changes(connection, build.build.revision, limit)
+            batch = changes(connection, build.build.revision, STEP)
         if batch:
-            self._apply(build, batch, encoder or build.encoder)
+            self._apply(build, batch)
             with self._database.write() as connection:
                 self.record(connection, build, batch[-1].revision)
         return len(batch)
 
+    def load(self, build: OpenBuild, encoder: Encoder, progress: Callable[[int], None]) -> None:
+        """Applies all revisions, for a process that does not serve; the next documents are encoded while these are
+        written. `progress` gets the revision that is reached; an interrupted load goes on from there.
+        """
+        for batch, vectors in encode_ahead(encoder, self._batches(build.build.revision), _alive):
+            self._write(build, batch, vectors)
+            with self._database.write() as connection:
+                self.record(connection, build, batch[-1].revision)
+            progress(batch[-1].revision)
+
+    def _batches(self, revision: int) -> Iterator[Sequence[StoredDocument]]:
+        while True:
+            with self._database.read() as connection:
+                batch = changes(connection, revision, BULK)
+            if not batch:
+                return
+            yield batch
+            revision = batch[-1].revision
+
     def finish(self, connection: Connection, build: OpenBuild) -> None:
         """Applies everything that is left, inside a transaction that keeps the writers waiting."""
         while batch := changes(connection, build.build.revision, STEP):
-            self._apply(build, batch, build.encoder)
+            self._apply(build, batch)
             self.record(connection, build, batch[-1].revision)
 
     def record(self, connection: Connection, build: OpenBuild, revision: int) -> None:
         set_build(connection, build.build.id, revision=revision)
         build.advance(revision)
 
-    def _apply(self, build: OpenBuild, batch: Sequence[StoredDocument], encoder: Encoder) -> None:
+    def _apply(self, build: OpenBuild, batch: Sequence[StoredDocument]) -> None:
+        self._write(build, batch, build.encoder.documents(_alive(batch)))
+
+    def _write(self, build: OpenBuild, batch: Sequence[StoredDocument], vectors: Vectors) -> None:
+        """`vectors`: of the documents of the batch that are alive."""
         alive = [stored for stored in batch if not stored.deleted]
         if alive:
-            vectors = encoder.documents([stored.document for stored in alive])
             keys = [stored.key for stored in alive]
             build.index.upsert(keys, vectors, [stored.document.payload for stored in alive])
             revisions = np.array([stored.revision for stored in alive])
@@ -55,3 +78,7 @@ class Indexer:
         build.index.delete([stored.key for stored in batch if stored.deleted])
         if self._durable:
             build.index.flush()
+
+
+def _alive(batch: Sequence[StoredDocument]) -> list[Document]:
+    return [stored.document for stored in batch if not stored.deleted]

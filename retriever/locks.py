@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, text
 
 from .database import Database
+
+WAIT_SECONDS = 0.2
 
 
 class Lock(Protocol):
@@ -30,6 +33,49 @@ def open_lock(database: Database, folder: Path, name: str) -> Lock:
     if database.dialect == "sqlite":
         return _FileLock(folder / f"{name}.lock")
     return _AdvisoryLock(database, name)
+
+
+class After:
+    """`then`, taken as soon as nobody holds `first`: waits for `first`, and only for that."""
+
+    def __init__(self, first: Lock, then: Lock) -> None:
+        self._first, self._then = first, then
+
+    def acquire(self) -> bool:
+        while not self._first.acquire():
+            time.sleep(WAIT_SECONDS)
+        try:
+            return self._then.acquire()
+        finally:
+            self._first.release()
+
+    def release(self) -> None:
+        self._then.release()
+
+    def holder(self) -> str:
+        return self._then.holder()
+
+
+class Both:
+    """Two locks as one: it is held when both are."""
+
+    def __init__(self, first: Lock, second: Lock) -> None:
+        self._first, self._second = first, second
+
+    def acquire(self) -> bool:
+        if not self._first.acquire():
+            return False
+        if not self._second.acquire():
+            self._first.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        self._second.release()
+        self._first.release()
+
+    def holder(self) -> str:
+        return self._second.holder()
 
 
 class _FileLock:

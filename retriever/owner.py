@@ -9,21 +9,31 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import orjson
 
+from .compaction import Compactions
 from .database import Database, hold_documents
 from .documents import Documents, count
-from .encoder import Encoder, open_corpus_encoder, open_encoder
+from .encoder import open_corpus_encoder, open_encoder
 from .errors import ClickLoopError, IndexFault, InUse, ModelError, NotReady
 from .index import IndexStore
 from .indexer import STEP, Indexer
 from .locks import Lock
 from .model import find_model
-from .releases import Releases, Switch, drop_challenger, finish_switch, new_id, set_build, show_step
+from .releases import (
+    Releases,
+    Switch,
+    drop_challenger,
+    drop_half_made,
+    finish_switch,
+    new_id,
+    set_build,
+    show_step,
+)
 from .search import Live, OpenBuild
 from .types import Build, Release
 
@@ -32,6 +42,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2  # how soon writes and wishes of other processes are seen
 PATIENCE_SECONDS = 3  # how long a start waits for the lock
 KEPT_BUILDS = 3  # the live one and those a rollback can go to
+SMALL = 1000  # writes, which are not worth loading torch and optimising the index
 SAMPLE = 16  # documents that are encoded again before a build goes live: a fraction of a second
 MIN_COSINE = 0.99  # to what is stored; bf16, in which a night encodes, costs MiniLM 1e-4 and tiny models up to 3e-3
 
@@ -71,6 +82,7 @@ class Owner:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._compactions: Compactions | None = None
 
     def acquire(self) -> bool:
         return self._lock.acquire()
@@ -84,12 +96,12 @@ class Owner:
         build = self._releases.live() or self._first_build()
         opened = self._open(build)
         self._live.install(opened)
-        self._releases.vectors(opened.release).compact()
         self._drop_old_builds()
 
-    def open_and_run(self) -> None:
-        """Opens, then acts on the database's wishes in a thread of its own."""
+    def open_and_run(self, compactions: Compactions | None = None) -> None:
+        """Opens, then acts on the database's wishes in a thread of its own, and has the index made anew as it wears."""
         self.open()
+        self._compactions = compactions
         self._thread = threading.Thread(target=self._loop, name="owner", daemon=True)
         self._thread.start()
 
@@ -107,6 +119,8 @@ class Owner:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        if self._compactions is not None:
+            self._compactions.close()
         self._live.close()
         self.release()
 
@@ -129,19 +143,26 @@ class Owner:
         live = self._live.current()
         assert live is not None
         newest = self._documents.revision()
-        bulk = newest - live.build.revision > 1000
-        encoder: Encoder | None = None
-        if bulk:
-            encoder = open_corpus_encoder(self._releases.folder(live.release.id), live.release)
-        while self._indexer.step(live, encoder, 512 if bulk else STEP):
-            progress(live.build.revision, newest)
-        if bulk:
-            live.index.finish()
+        if newest - live.build.revision <= SMALL:
+            while self._indexer.step(live):
+                progress(live.build.revision, newest)
+            return
+        encoder = open_corpus_encoder(self._releases.folder(live.release.id), live.release)
+        self._indexer.load(live, encoder, lambda reached: progress(reached, newest))
+        live.index.finish()
+        live.build = replace(live.build, optimized=live.build.revision)
+        with self._database.write() as connection:
+            set_build(connection, live.build.id, optimized=live.build.optimized)
 
     def _loop(self) -> None:
+        live = self._live.current()
+        assert live is not None
+        self._tidy(live)
         while not self._stop.is_set():
             try:
                 busy = self.tick()
+                if not busy:
+                    self._compact()
             except Exception:
                 log.exception("the index could not be brought up to date; trying again")
                 busy = False
@@ -149,6 +170,18 @@ class Owner:
             if not busy:
                 self._wake.wait(POLL_SECONDS)
                 self._wake.clear()
+
+    def _compact(self) -> None:
+        """Has the live index made anew when it has worn, and removes what a failed attempt left."""
+        live = self._live.current()
+        if self._compactions is None or live is None:
+            return
+        if self._compactions.look(live.build, self._needed):
+            self._clear()
+
+    def _needed(self) -> bool:
+        """Whether somebody else is about to move the pointer."""
+        return self._releases.run_is_active() or self._releases.wanted() is not None
 
     def _grant(self, wanted: Switch) -> None:
         """Makes a build live with every document written so far, or says in the wish why not.
@@ -263,18 +296,28 @@ class Owner:
         self._live.install(opened)
         self._challenge()  # closes what may be removed now
         self._drop_old_builds()
+        self._tidy(opened)
+
+    def _tidy(self, opened: OpenBuild) -> None:
+        """Drops stored vectors of documents that were written again or deleted, when there are many."""
+        stored = self._releases.vectors(opened.release)
+        if stored.worn(opened.index.count()):
+            stored.compact(self._documents.keys())
 
     def _open(self, build: Build) -> OpenBuild:
         """Opens a build; one whose index is lost is made anew from the documents."""
-        release = self._releases.get(build.release_id)
-        encoder = open_encoder(self._releases.folder(release.id), release)
+        release, live = self._releases.get(build.release_id), self._live.current()
+        if live is not None and live.release.id == release.id:
+            encoder = live.encoder
+        else:
+            encoder = open_encoder(self._releases.folder(release.id), release)
         try:
             index = self._store.open(build.id)
         except IndexFault as error:
             log.warning("%s: it is made anew from the documents", error)
             index = self._store.create(build.id, release.dimension)
             with self._database.write() as connection:
-                set_build(connection, build.id, revision=0)
+                set_build(connection, build.id, revision=0, optimized=None)
             build = self._releases.build(build.id)
         return OpenBuild(build, release, encoder, index)
 
@@ -332,18 +375,6 @@ class Owner:
         if not self._releases.run_is_active():  # what it builds may need every tombstone since it began
             kept = self._releases.builds()
             self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
-
-
-def drop_half_made(releases: Releases, store: IndexStore) -> None:
-    """Removes the builds that were interrupted while they were made, and indexes that no build knows. The caller holds
-    the lock of the nightly run.
-    """
-    whole = {build.id for build in releases.builds() if build.state != "building"}
-    for name in set(store.names()) - whole:
-        store.drop(name)
-    for build in releases.builds():
-        if build.state == "building":
-            releases.forget_build(build.id)
 
 
 def await_switch(releases: Releases, number: int, make_owner: Callable[[], Owner]) -> Switch:

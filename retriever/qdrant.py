@@ -46,6 +46,8 @@ def open_qdrant(url: str, api_key: str | None, prefix: str, payload_indexes: Pay
 class QdrantStore:
     """Collections named `<prefix><build>`, so that several services can share a server."""
 
+    tends_itself = True
+
     def __init__(self, client: QdrantClient, prefix: str, payload_indexes: PayloadIndexes) -> None:
         self._client = client
         self._prefix = prefix

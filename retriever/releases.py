@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select
 from .database import Database
 from .encoder import TEMPLATE, export_artefacts
 from .errors import Conflict, ModelError, NotFound
+from .index import IndexStore
 from .ledger import append
 from .model import sha256
 from .schema import builds, challenger, counted, live, releases, runs, switches
@@ -232,6 +233,18 @@ class Releases:
         raise NotFound("release", "before the present one")
 
 
+def drop_half_made(releases: Releases, store: IndexStore) -> None:
+    """Removes the builds that were interrupted while they were made, and indexes that no build knows. The caller holds
+    the lock of the nightly run.
+    """
+    whole = {build.id for build in releases.builds() if build.state != "building"}
+    for name in set(store.names()) - whole:
+        store.drop(name)
+    for build in releases.builds():
+        if build.state == "building":
+            releases.forget_build(build.id)
+
+
 def add_switch(connection: Connection, build_id: str, reason: str, requested_by: str, run_id: str | None) -> int:
     row = {
         "build_id": build_id,
@@ -275,18 +288,9 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
     if error is None:
         if wish.reason == "promotion":
             check_champion(connection, wish.run_id)
-        build_id = wish.build_id
-        former = connection.scalar(select(live.c.build_id))
-        if former is None:
-            connection.execute(live.insert(), {"id": 1, "build_id": build_id})
-        else:
-            connection.execute(live.update().values(build_id=build_id))
-            if former != build_id:
-                set_build(connection, former, state="retired")
-        values["former_build_id"] = former
-        if former != build_id:
-            drop_challenger(connection)  # it was compared with another champion
-        set_build(connection, str(build_id), state="ready")  # also the challenger's own, which has won
+        values["former_build_id"] = _move_pointer(connection, str(wish.build_id), wish.reason)
+    elif wish.reason == "compaction":
+        set_build(connection, wish.build_id, state="rejected")  # nobody else waits for it
     state = "done" if error is None else "refused"
     connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))
     append(
@@ -302,6 +306,25 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
     )
     if wish.run_id is not None:
         settle_run(connection, wish.run_id, error)
+
+
+def _move_pointer(connection: Connection, build_id: str, reason: str) -> str | None:
+    """Returns the build that was live before. Raises Conflict when a compaction is of a release that is not live."""
+    former = connection.execute(select(builds.c.id, builds.c.release_id).join(live, live.c.build_id == builds.c.id))
+    row = former.one_or_none()
+    if row is None:
+        connection.execute(live.insert(), {"id": 1, "build_id": build_id})
+    elif row.id != build_id:
+        release_id = connection.scalar(select(builds.c.release_id).where(builds.c.id == build_id))
+        if reason == "compaction" and row.release_id != release_id:
+            raise Conflict(f"superseded: {build_id} is a new index of {release_id}, but {row.release_id} is live now")
+        connection.execute(live.update().values(build_id=build_id))
+        # A former build of the same release answers nothing that the new one does not: nobody goes back to it.
+        set_build(connection, row.id, state="rejected" if row.release_id == release_id else "retired")
+        if row.release_id != release_id:
+            drop_challenger(connection)  # it was compared with another champion
+    set_build(connection, build_id, state="ready")  # also the challenger's own, which has won
+    return None if row is None else str(row.id)
 
 
 def check_champion(connection: Connection, run_id: str) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -42,6 +43,13 @@ documents = Table(
     Column("revision", BigInteger, nullable=False, index=True),
     Column("deleted", Boolean, nullable=False),
     sqlite_autoincrement=True,  # a key is never used twice, or an old build could show a new document under it
+)
+# Tombstones are counted and forgotten without reading the texts of all documents.
+Index(
+    "documents_tombstones",
+    documents.c.revision,
+    sqlite_where=text("deleted = 1"),  # as the dialect asks for it, or the index is not used
+    postgresql_where=text("deleted"),
 )
 
 searches = Table(
@@ -102,6 +110,7 @@ builds = Table(
     Column("state", String, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("optimized", BigInteger),  # the revision it held when its index was last optimised; none: never
 )
 
 # The pointer: one row that says what answers queries.
@@ -119,7 +128,7 @@ switches = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("build_id", String, nullable=False),
-    Column("reason", String, nullable=False),  # bootstrap, promotion, rollback
+    Column("reason", String, nullable=False),  # bootstrap, promotion, rollback, compaction
     Column("run_id", String),
     Column("requested_by", String, nullable=False),
     Column("requested_at", Float, nullable=False),

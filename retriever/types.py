@@ -138,6 +138,12 @@ class Build:
 
     id: str
     release_id: str
-    state: str  # building → ready → retired, or rejected by an admin
+    state: str  # building → ready → retired, or rejected: left to the owner for removal
     revision: int
     created_at: float
+    optimized: int | None = None  # the revision up to which its index was optimised
+
+    @property
+    def unoptimized(self) -> int:
+        """How many writes came since: each left a vector outside of what makes queries fast, or a dead one in it."""
+        return self.revision - (self.optimized or 0)

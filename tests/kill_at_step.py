@@ -1,4 +1,4 @@
-"""One process of a promotion that kills itself at a boundary: kill_at_step.py night|serve before|after STEP
+"""One process of a switch that kills itself at a boundary: kill_at_step.py night|compact|serve before|after STEP
 
 Its settings come on standard input. The last thing it does is to write a document; what it acknowledged is printed.
 """
@@ -13,6 +13,7 @@ import orjson
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
+from clickloop.retriever import compaction
 from clickloop.retriever.owner import Owner
 from clickloop.retriever.types import Document
 from clickloop.trainer import promote
@@ -26,6 +27,9 @@ STEPS: dict[str, object] = {
     "mark_ready": promote,
     "ask_owner": promote,
     "keep": Challengers,
+    "make_index": compaction,
+    "verify_index": compaction,
+    "_hand_over": compaction.Compaction,
     "_catch_up": Owner,
     "_verify": Owner,
     "_switch": Owner,
@@ -54,6 +58,8 @@ def main(who: str, when: str, step: str) -> None:
         run = loop.runs.unfinished()
         assert run is not None
         loop.run_night(run.id, lambda _step, _share: None)
+    elif who == "compact":
+        loop.compaction().run()
     else:
         loop.start(nights=False)
         signal.pause()

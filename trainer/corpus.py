@@ -9,6 +9,7 @@ from ..retriever.documents import Documents
 from ..retriever.encoder import encode_documents, open_corpus_encoder
 from ..retriever.releases import Releases
 from ..retriever.types import Keys, Release, StoredDocument, Vectors
+from ..retriever.vectors import COPIED, scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +39,19 @@ def corpus_vectors(
     corpus: Corpus, release: Release, releases: Releases, progress: Callable[[float], None], *, keep: bool
 ) -> Vectors:
     """One row a document: the stored vectors where they are of the present revision; the others are encoded, and with
-    `keep` also stored, so that an interrupted night goes on where it was.
+    `keep` also stored, so that an interrupted night goes on where it was. They lie in a file (see `scratch`).
     """
     stored = releases.vectors(release)
-    keys, revisions, vectors = stored.load()
-    result = np.zeros((len(corpus.keys), release.dimension), dtype=np.float32)
+    newest = stored.newest()
+    result = scratch(releases.folder(release.id), len(corpus.keys), release.dimension)
     wanted = corpus.revisions
-    place = np.searchsorted(keys, corpus.keys)
-    known = np.zeros(len(corpus.keys), dtype=bool)
-    if len(keys):
-        place = np.minimum(place, len(keys) - 1)
-        known = (keys[place] == corpus.keys) & (revisions[place] == wanted)
-        result[known] = vectors[place[known]]
-    # Like lengths together, so that little is spent on padding.
+    places, known = newest.find(corpus.keys, wanted)
+    for start in range(0, len(known), COPIED):
+        rows = start + np.flatnonzero(known[start : start + COPIED])
+        result[rows] = newest.vectors(places[rows])
+    # Like lengths together, so that little is spent on padding; the longest first, so that what is left goes faster.
     missing: list[int] = np.flatnonzero(~known).tolist()
-    missing.sort(key=lambda i: len(corpus.documents[i].document.text))
+    missing.sort(key=lambda i: -len(corpus.documents[i].document.text))
     if not missing:
         return result
     encoder = open_corpus_encoder(releases.folder(release.id), release)

@@ -13,8 +13,8 @@ from ..retriever.documents import Documents
 from ..retriever.errors import ClickLoopError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
-from ..retriever.owner import Owner, drop_half_made
-from ..retriever.releases import Releases, write_whole
+from ..retriever.owner import Owner
+from ..retriever.releases import Releases, drop_half_made, write_whole
 from ..retriever.types import Release
 from . import report
 from .challenge import Challengers, Followed

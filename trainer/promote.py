@@ -1,13 +1,10 @@
 """From judged vectors to a build that is ready, and from there to the owner or first to an admin."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
+from ..retriever.building import BATCH, Batch, make_index, verify_index
 from ..retriever.database import Database
 from ..retriever.encoder import truncated
-from ..retriever.errors import IndexFault
 from ..retriever.index import Index, IndexStore
 from ..retriever.owner import Owner, await_switch
 from ..retriever.releases import Releases, set_build
@@ -19,9 +16,7 @@ from .recipe import Promotion
 from .runs import Run, Runs
 from .steps import Steps
 
-CHECKED_QUERIES = 200
 DEPTH = 10
-STEP = 512
 
 
 class Promoter:
@@ -107,49 +102,33 @@ def build_index(
     progress: Callable[[float], None],
 ) -> Index:
     """A new index in its final place, from the vectors that were judged."""
-    index = store.create(build_id, side.release.dimension)
-    keys = corpus.keys.tolist()
-    for start in range(0, len(keys), STEP):
-        part = slice(start, start + STEP)
-        payloads = [stored.document.payload for stored in corpus.documents[part]]
-        index.upsert(keys[part], side.vectors[part], payloads)
-        progress(min(start + STEP, len(keys)) / len(keys))
-    index.finish()
-    return index
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(corpus.keys), BATCH):
+            part = slice(start, start + BATCH)
+            payloads = [stored.document.payload for stored in corpus.documents[part]]
+            yield corpus.keys[part].tolist(), side.vectors[part], payloads
+
+    total = len(corpus.keys)
+    return make_index(store, build_id, side.release.dimension, batches(), lambda done: progress(done / total))
 
 
 def check_index(index: Index, side: Side, queries: Vectors, min_recall: float) -> dict[str, float]:
-    """Count, a sample of the stored vectors, and recall@10 against exact search, with the median query time.
-
-    Raises IndexFault that says what does not hold.
-    """
-    keys = side.keys
-    if (found := index.count()) != len(keys):
-        raise IndexFault(f"the new index holds {found} documents instead of {len(keys)}")
-    sample = np.linspace(0, len(keys) - 1, num=min(50, len(keys)), dtype=int)
-    stored = index.vectors(keys[sample].tolist())
-    for row in sample:
-        found_vector = stored.get(int(keys[row]))
-        if found_vector is None or not np.allclose(found_vector, side.vectors[row], atol=1e-4):
-            raise IndexFault(f"the new index holds another vector for key {keys[row]} than was judged, or none")
-    queries = queries[:CHECKED_QUERIES]
-    exact = side.shadow.query(queries, DEPTH)[0]
-    shares, times = [], []
-    for vector, expected in zip(queries, exact, strict=True):
-        started = time.perf_counter()
-        neighbours = index.query(vector, DEPTH)
-        times.append((time.perf_counter() - started) * 1000)
-        shares.append(len({n.key for n in neighbours} & set(expected.tolist())) / len(expected))
-    recall = float(np.mean(shares)) if shares else 1.0
-    if recall < min_recall:
-        raise IndexFault(f"recall@10 of the new index against exact search is {recall:.3f}, needed {min_recall:g}")
-    return {"recall@10": recall, "query_ms": float(np.median(times)) if times else 0.0}
+    """Against the vectors that were judged and their exact search. Raises IndexFault that says what does not hold."""
+    return verify_index(
+        index,
+        side.keys,
+        side.vectors.__getitem__,
+        queries,
+        lambda asked: side.shadow.query(asked, DEPTH)[1][:, -1],
+        min_recall,
+    )
 
 
 def mark_ready(database: Database, build_id: str, revision: int) -> None:
     """Says in the database that the index is whole up to this revision: the last step of making it."""
     with database.write() as connection:
-        set_build(connection, build_id, state="ready", revision=revision)
+        set_build(connection, build_id, state="ready", revision=revision, optimized=revision)
 
 
 def ask_owner(releases: Releases, run_id: str, build_id: str, make_owner: Callable[[], Owner]) -> str | None:

@@ -21,8 +21,8 @@ import pytest
 from school import FILLERS, LessonSettings, documents, one_night, resume, teach, until
 from sqlalchemy import func, select
 
+from clickloop.plugin.children import spawn
 from clickloop.plugin.loop import ClickLoop
-from clickloop.plugin.nights import spawn
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.ledger import entries
 from clickloop.retriever.schema import events, looks, switches
@@ -172,7 +172,7 @@ def test_writes_while_a_night_builds_are_right_the_moment_it_is_live_and_searche
         thread.start()
     try:
         run = loop.runs.queue("test")
-        assert spawn(run.id, loop.settings).wait() == 0  # a child, as in the service
+        assert spawn(loop.settings, "nights", run.id).wait() == 0  # a child, as in the service
         outcome = str(loop.runs.get(run.id).outcome)
         second = loop.releases.live()
         assert outcome.startswith("promoted"), outcome

@@ -21,9 +21,10 @@ def append(log: VectorLog, records: list[tuple[int, int, list[float]]]) -> None:
 
 
 def content(log: VectorLog) -> Content:
-    keys, revisions, vectors = log.load()
+    newest = log.newest()
+    keys, vectors = newest.keys, newest.vectors(slice(None))
     assert list(keys) == sorted(keys)
-    return {int(key): (int(revisions[i]), vectors[i].tolist()) for i, key in enumerate(keys)}
+    return {int(key): (int(newest.revisions[i]), vectors[i].tolist()) for i, key in enumerate(keys)}
 
 
 def tear(path: Path, bytes_left: int) -> None:
@@ -33,8 +34,12 @@ def tear(path: Path, bytes_left: int) -> None:
 
 
 def test_a_log_that_was_never_written_is_empty(tmp_path: Path) -> None:
-    keys, revisions, vectors = VectorLog(tmp_path / "log", DIMENSION).load()
-    assert (len(keys), len(revisions), vectors.shape) == (0, 0, (0, DIMENSION))
+    log = VectorLog(tmp_path / "log", DIMENSION)
+    assert content(log) == {}
+    assert log.newest().vectors(slice(None)).shape == (0, DIMENSION)
+    known = log.newest().find(np.array([1]), np.array([1]))[1]
+    assert not known.any()
+    assert not log.worn(0)
 
 
 def test_the_newest_record_of_a_key_wins(tmp_path: Path) -> None:
@@ -67,16 +72,42 @@ def test_compacting_keeps_the_content_and_drops_what_was_replaced(tmp_path: Path
     for revision in range(1, 5):
         append(log, [(1, revision, [revision, 0, 0]), (2, revision, [0, revision, 0])])
     before = content(log)
-    log.compact()
+    log.compact(np.array([1, 2]))
     assert content(log) == before
     assert path.stat().st_size == 2 * RECORD
+
+
+def test_compacting_drops_what_is_no_longer_alive(tmp_path: Path) -> None:
+    log = VectorLog(tmp_path / "log.vectors", DIMENSION)
+    append(log, [(1, 1, [1, 0, 0]), (2, 2, [0, 1, 0]), (3, 3, [0, 0, 1])])
+    log.compact(np.array([2, 9]))
+    assert content(log) == {2: (2, [0, 1, 0])}
+    log.compact(np.array([], dtype=np.int64))
+    assert content(log) == {}
+
+
+def test_a_log_wears_with_what_is_replaced(tmp_path: Path) -> None:
+    log = VectorLog(tmp_path / "log", DIMENSION)
+    for revision in range(1, 4):
+        append(log, [(key, revision, [1, 0, 0]) for key in range(5000)])
+    assert not log.worn(10_000)
+    assert log.worn(5_000)
+
+
+def test_a_vector_is_found_by_key_and_revision(tmp_path: Path) -> None:
+    log = VectorLog(tmp_path / "log", DIMENSION)
+    append(log, [(7, 2, [1, 0, 0]), (3, 1, [0, 1, 0])])
+    newest = log.newest()
+    rows, known = newest.find(np.array([2, 3, 7, 8]), np.array([1, 1, 1, 1]))
+    assert known.tolist() == [False, True, False, False]
+    assert newest.vectors(rows[known]).tolist() == [[0, 1, 0]]
 
 
 def test_compacting_replaces_what_an_interrupted_compaction_left(tmp_path: Path) -> None:
     log = VectorLog(tmp_path / "log.vectors", DIMENSION)
     append(log, [(1, 1, [1, 0, 0])])
     (tmp_path / "log.compact").write_bytes(b"\x07" * 3 * RECORD)
-    log.compact()
+    log.compact(np.array([1]))
     assert content(log) == {1: (1, [1, 0, 0])}
 
 
@@ -100,5 +131,5 @@ def test_whatever_happens_the_log_holds_the_newest_of_every_key(
             elif isinstance(step, int):
                 tear(path, step)
             else:
-                log.compact()
+                log.compact(np.array(sorted(expected), dtype=np.int64))
             assert content(log) == expected

@@ -1,0 +1,223 @@
+"""`clickloop bench index`: how the index part of a search, start-up, memory and disk grow with the documents.
+
+Vectors are drawn around centres, as those of texts lie around topics; no document is encoded.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..retriever.building import BATCH, Batch, make_index
+from ..retriever.documents import Documents
+from ..retriever.releases import finish_switch, set_build
+from ..retriever.search import Live, OpenBuild, Searcher
+from ..retriever.shadow import ShadowIndex
+from ..retriever.types import Build, Document, Keys, Release, Vectors
+from ..retriever.vectors import scratch
+from .loop import ClickLoop
+from .settings import Schedule, Settings
+
+if TYPE_CHECKING:
+    from .bench import Given, Rows
+
+SIZES = (10_000, 100_000)
+MILLION = (1_000_000,)
+PER_CENTRE = 50  # documents
+QUERIES = 500
+DEPTH = 10
+WRITTEN = 5_000  # documents in one transaction
+TEXT = "a map that holds lists of strings and returns the first one which is longer than the given number"
+READY_SECONDS = 120
+
+
+def index(say: Callable[[str], None], _given: "Given") -> "Rows":
+    """The index part of a search (encoding excluded), start-up and memory, with clustered synthetic vectors."""
+    return _by_size(SIZES, say)
+
+
+def index_million(say: Callable[[str], None], _given: "Given") -> "Rows":
+    """The same with a million documents: takes 8 GiB of disk and the better part of an hour."""
+    return _by_size(MILLION, say)
+
+
+def _by_size(sizes: Sequence[int], say: Callable[[str], None]) -> "Rows":
+    found = {f"{documents:,} documents": _measured(documents, say) for documents in sizes}
+    names = next(iter(found.values()))
+    return {name: {size: values[name] for size, values in found.items()} for name in names}
+
+
+def _measured(documents: int, say: Callable[[str], None]) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder), schedule=Schedule(enabled=False))
+        loop = ClickLoop(settings)
+        say("making the first release")
+        owner = loop.make_owner()
+        assert owner.acquire()
+        owner.open()
+        owner.close()
+        live = loop.releases.live()
+        assert live is not None
+        release = loop.releases.get(live.release_id)
+        rng = np.random.default_rng(0)
+        vectors = scratch(Path(folder), documents + QUERIES, release.dimension)
+        _draw(vectors, rng)
+        vectors, queries = vectors[:documents], np.array(vectors[documents:])
+        say(f"storing {documents:,} documents")
+        keys = _store(loop, vectors, release)
+        build, seconds = _build(loop, release, keys, vectors, say)
+        disk = sum(path.stat().st_blocks * 512 for path in (Path(folder) / "builds" / build.id).rglob("*"))
+        say("exact search")
+        exact = ShadowIndex(keys, vectors).query(queries, DEPTH)[0]
+        say("searching")
+        found = _searched(loop, build, release, queries, exact)
+        loop.close()
+        say("starting the service")
+        served = _served(Path(folder))
+    return {
+        "building, docs/s": f"{documents / seconds:,.0f}",
+        **found,
+        "disk, bytes/doc": f"{disk / documents:,.0f}",
+        **served,
+    }
+
+
+def _draw(vectors: Vectors, rng: np.random.Generator) -> None:
+    """Fills the rows with vectors of length 1 around centres, about .5 alike within one."""
+    rows, dimension = vectors.shape
+    centres = rng.standard_normal((max(rows // PER_CENTRE, 1), dimension), dtype=np.float32)
+    for start in range(0, rows, WRITTEN):
+        part = vectors[start : start + WRITTEN]
+        drawn = centres[rng.integers(0, len(centres), len(part))]
+        drawn = drawn + rng.standard_normal(drawn.shape, dtype=np.float32)
+        part[:] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def _store(loop: ClickLoop, vectors: Vectors, release: Release) -> Keys:
+    """Documents and their vectors, written straight: as if they had been encoded."""
+    keys, log = np.arange(1, len(vectors) + 1), loop.releases.vectors(release)
+    for start in range(0, len(vectors), WRITTEN):
+        part = keys[start : start + WRITTEN]
+        loop.documents.put([Document(f"d{key}", f"title {key}", f"{TEXT} {key}") for key in part])
+        log.append(part, part, vectors[start : start + WRITTEN])
+    return keys
+
+
+def _build(
+    loop: ClickLoop, release: Release, keys: Keys, vectors: Vectors, say: Callable[[str], None]
+) -> tuple[Build, float]:
+    """A live build and the seconds that making it took, like a promotion's."""
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(keys), BATCH):
+            part = keys[start : start + BATCH].tolist()
+            yield part, np.asarray(vectors[start : start + BATCH]), [{}] * len(part)
+
+    build, began = loop.releases.add_build(release.id), time.perf_counter()
+    say("building the index")
+    make_index(loop.store, build.id, release.dimension, batches(), lambda _done: None).close()
+    seconds = time.perf_counter() - began
+    number = loop.releases.request_switch(build.id, "compaction", "bench")
+    revision = loop.documents.revision()
+    with loop.database.write() as connection:
+        finish_switch(connection, number)
+        set_build(connection, build.id, revision=revision, optimized=revision)
+    return loop.releases.build(build.id), seconds
+
+
+class _Prepared:
+    """An encoder that knows the vector of every query by its number."""
+
+    def __init__(self, queries: Vectors) -> None:
+        self._queries = queries
+
+    def query(self, text: str) -> Vectors:
+        vector: Vectors = self._queries[int(text)]
+        return vector
+
+    def documents(self, documents: Any) -> Vectors:
+        raise NotImplementedError(documents)
+
+
+def _searched(loop: ClickLoop, build: Build, release: Release, queries: Vectors, exact: Keys) -> dict[str, str]:
+    began = time.perf_counter()
+    opened = OpenBuild(build, release, _Prepared(queries), loop.store.open(build.id))
+    opening = time.perf_counter() - began
+    live = Live()
+    live.install(opened)
+    searcher = Searcher(live, Documents(loop.database), loop.log)
+    engine, whole, shares = [], [], []
+    for round_ in range(2):  # the first one warms up
+        for number in range(len(queries)):
+            began = time.perf_counter()
+            neighbours = opened.index.query(queries[number], DEPTH)
+            between = time.perf_counter()
+            searcher.search(str(number), DEPTH, log=False)
+            ended = time.perf_counter()
+            if round_:
+                engine.append(1000 * (between - began))
+                whole.append(1000 * (ended - between))
+                shares.append(len({neighbour.key for neighbour in neighbours} & set(exact[number].tolist())) / DEPTH)
+    live.close()
+    return {
+        "engine p50, ms": f"{np.median(engine):.2f}",
+        "search p50, ms": f"{np.median(whole):.2f}",
+        "search p99, ms": f"{np.percentile(whole, 99):.2f}",
+        "recall@10": f"{np.mean(shares):.4f}",
+        "opening, s": f"{opening:.2f}",
+    }
+
+
+def _served(folder: Path) -> dict[str, str]:
+    """A service on the folder: seconds until it is ready, and its memory by then and after some searches."""
+    key = "a-key-for-the-bench"
+    variables = os.environ | {"CLICKLOOP_ADMIN_KEY": key, "CLICKLOOP_SCHEDULE__ENABLED": "false"}
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", "0", "--data-dir", str(folder)]
+    began = time.perf_counter()
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            address = next(line for line in server.stderr if line.startswith("clickloop: http")).split()[1]
+            while not _ready(address):
+                if time.perf_counter() - began > READY_SECONDS:
+                    raise TimeoutError(f"the service was not ready within {READY_SECONDS} s")
+                time.sleep(0.01)
+            ready = time.perf_counter() - began
+            at_first = _memory(server.pid)
+            for number in range(QUERIES):
+                body = f'{{"query": "list number {number}"}}'.encode()
+                headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+                urllib.request.urlopen(urllib.request.Request(f"{address}/v1/search", body, headers)).read()
+            later = _memory(server.pid)
+            torch = "libtorch" in Path(f"/proc/{server.pid}/maps").read_text()
+        finally:
+            server.terminate()
+            server.communicate()
+    return {
+        "ready, s": f"{ready:.2f}",
+        "memory, MiB": " + ".join(f"{part:.0f}" for part in at_first),
+        f"after {QUERIES} searches": " + ".join(f"{part:.0f}" for part in later),
+        "torch loaded": "yes" if torch else "no",
+    }
+
+
+def _ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/ready"):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def _memory(pid: int) -> tuple[float, float]:
+    """MiB of its own, and of files that it has in memory, which the system may take back."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return tuple(int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]

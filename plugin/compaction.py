@@ -1,0 +1,23 @@
+"""Makes the live index anew in a process of its own: `python -m clickloop.plugin.compaction`, settings on stdin."""
+
+import sys
+
+from ..retriever.errors import ClickLoopError
+from .children import begin
+from .loop import ClickLoop
+
+
+def main() -> int:
+    loop = ClickLoop(begin())
+    try:
+        loop.compaction().run()
+    except ClickLoopError as error:
+        print(f"clickloop: compaction: {error}", file=sys.stderr)
+        return 1
+    finally:
+        loop.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
