@@ -7,20 +7,20 @@ releases never loads them.
 import logging
 import os
 import shutil
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from .errors import ModelError
 from .model import check_sha256
+from .query_encoder import QueryEncoder
 from .types import Document, Release, Vectors
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 TEMPLATE = "{title}\n{text}"
 BATCH = 8  # texts of like length; on a CPU larger batches only add padding
 GPU_BATCH = 256
-CACHED_QUERIES = 4096  # × 384 float32 = 6 MB
 MIN_COSINE = 0.9999  # between the export and the model it was made from
 
 
@@ -73,34 +72,25 @@ class OnnxEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(release.max_tokens)
         self._release = release
-        self._cache: OrderedDict[str, Vectors] = OrderedDict()
-        self._lock = threading.Lock()
+        self._queries = QueryEncoder(self._query_tokens, len, self._encode)
 
     def query(self, text: str) -> Vectors:
-        with self._lock:
-            if (known := self._cache.get(text)) is not None:
-                self._cache.move_to_end(text)
-                return known
-        vector: Vectors = self._run([self._release.query_prompt + text])[0]
-        vector.flags.writeable = False
-        with self._lock:
-            self._cache[text] = vector
-            if len(self._cache) > CACHED_QUERIES:
-                self._cache.popitem(last=False)
-        return vector
+        return self._queries.query(text)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
         vectors = np.empty((len(texts), self._release.dimension), dtype=np.float32)
         for chosen in by_length(texts, BATCH):
-            vectors[chosen] = self._run([texts[i] for i in chosen])
+            vectors[chosen] = self._encode(self._tokenizer.encode_batch([texts[i] for i in chosen]))
         return vectors
 
-    def _run(self, texts: list[str]) -> Vectors:
-        encodings = self._tokenizer.encode_batch(texts)
+    def _query_tokens(self, text: str) -> Encoding:
+        return self._tokenizer.encode(self._release.query_prompt + text)
+
+    def _encode(self, encodings: list[Encoding]) -> Vectors:
         width = max(len(encoding.ids) for encoding in encodings)
-        ids = np.zeros((len(texts), width), dtype=np.int64)
-        mask = np.zeros((len(texts), width), dtype=np.int64)
+        ids = np.zeros((len(encodings), width), dtype=np.int64)
+        mask = np.zeros((len(encodings), width), dtype=np.int64)
         for row, encoding in enumerate(encodings):
             ids[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = 1
@@ -125,10 +115,10 @@ class TorchEncoder:
         self._model.max_seq_length = release.max_tokens
         self._release = release
         self._batch = GPU_BATCH if self._model.device.type == "cuda" else BATCH
+        self._queries = QueryEncoder(release.query_prompt.__add__, len, partial(self._encode, half=False))
 
     def query(self, text: str) -> Vectors:
-        vector: Vectors = self._encode([self._release.query_prompt + text], half=False)[0]
-        return vector
+        return self._queries.query(text)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
