@@ -19,7 +19,7 @@ import orjson
 
 from ..retriever.errors import ClickLoopError
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 1200  # a peer may have to index first
 CHUNK = 1 << 16  # bytes
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # servers decide themselves how many they use
 
