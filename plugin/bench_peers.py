@@ -2,7 +2,6 @@
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,11 +33,6 @@ def peers_python(given: Path | None) -> str | None:
     return sys.executable if importlib.util.find_spec("txtai") is not None else None
 
 
-def model_folder(python: str, model: str) -> str:
-    """The peers load the same weights: a folder they can read, or a name for the hub."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
 @contextmanager
 def txtai(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Peer]:
     """txtai's own API with its default index and with contents, as its documentation begins."""
@@ -50,7 +44,7 @@ def txtai(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Peer]
     settings = {
         "path": str(folder / "index"),
         "writable": True,
-        "embeddings": {"path": model_folder(python, model), "content": True},
+        "embeddings": {"path": model, "content": True},
     }
     config.write_bytes(orjson.dumps(settings))  # JSON is YAML
     port = free_port()
@@ -70,7 +64,7 @@ def tutorial(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Pe
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     port = free_port()
-    command = [python, str(TUTORIAL), model_folder(python, model), str(corpus), str(index), str(port)]
+    command = [python, str(TUTORIAL), model, str(corpus), str(index), str(port)]
     with served(command, port, get("/health"), folder / "log"):
         whole.touch()
         yield Peer("FastAPI, encode, qdrant local", port, lambda query: post("/search", {"query": query}))
@@ -82,9 +76,7 @@ PEERS = {"txtai": txtai, "tutorial": tutorial}
 def _index(port: int, corpus: Path) -> None:
     with corpus.open("rb") as lines:
         documents = [orjson.loads(line) for line in lines]
-    rows = [
-        {"id": one["_id"], "text": f"{one.get('title', '')}\n{one['text']}".strip()} for one in documents
-    ]
+    rows = [{"id": one["_id"], "text": f"{one.get('title', '')}\n{one['text']}".strip()} for one in documents]
     client = Clients(port, 1)
     client.ask([post("/add", rows[start : start + SENT]) for start in range(0, len(rows), SENT)])
     client.ask([get("/index")])

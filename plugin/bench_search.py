@@ -35,9 +35,9 @@ CLIENTS = 8
 EACH = {1: 80, CLIENTS: 160}  # searches a round, by number of clients
 POOL = 1000  # queries that are repeated, drawn by 1/rank
 WARM = 20  # searches before anything is measured
-FLOOR_ROUTES = 2.5  # empty routes above the floor: the aim
 COMPARED = 500  # queries whose answers are compared with exact search
 SETTINGS: dict[str, Any] = {"payload_indexes": {"part": "integer"}, "schedule": {"enabled": False}}
+FLOOR, EMPTY = "floor: encoder and index alone", "an empty route"
 Texts = Sequence[str]
 
 
@@ -58,8 +58,10 @@ class Row:
 
 
 @contextmanager
-def service(prepared: Path, folder: Path, **variables: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """`clickloop serve` on a copy of the prepared data folder: its port and process."""
+def service(
+    prepared: Path, folder: Path, core: int | None = None, **variables: str
+) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    """`clickloop serve` on a copy of the prepared data folder, on one core where it is given: its port and process."""
     shutil.copytree(prepared, folder)
     port = free_port()
     command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(folder)]
@@ -68,7 +70,7 @@ def service(prepared: Path, folder: Path, **variables: str) -> Iterator[tuple[in
         "CLICKLOOP_SCHEDULE__ENABLED": "false",
         "CLICKLOOP_PAYLOAD_INDEXES": orjson.dumps(SETTINGS["payload_indexes"]).decode(),
     }
-    with served(command, port, get("/ready"), folder / "log", **(given | variables)) as process:
+    with served(command, port, get("/ready"), folder / "log", core, **(given | variables)) as process:
         yield port, process
 
 
@@ -169,7 +171,7 @@ class _Service:
         return ask
 
 
-def bench_search(
+def measured(
     collection: Collection, corpus: Path | None, python: Path | None, say: Callable[[str], None]
 ) -> tuple[dict[str, Row], dict[str, str]]:
     """The measured rows, and what was found beside them."""
@@ -183,8 +185,8 @@ def bench_search(
         floor = _Floor(prepared, scratch / "floor")
         stack.callback(floor.close)
         fresh = {**ours.ways()}
-        fresh["floor: encoder and index in a process"] = Row(floor.ask, 1, than="1 client")
-        fresh["an empty route"] = Row(ours.empty_route, 1, than="1 client")
+        fresh[FLOOR] = Row(floor.ask, 1, than="1 client")
+        fresh[EMPTY] = Row(ours.empty_route, 1)
         repeated = ours.repeated()
         for peer in _peers(stack, corpus, python, say):
             for clients in (1, CLIENTS):
@@ -201,6 +203,7 @@ def bench_search(
         ]
         notes = {
             "rounds": str(rounds),
+            "empty routes above the floor": f"{above_floor(fresh):.1f}",
             "recall@10 against exact search": f"{np.mean(same):.4f}",
             "memory of the service": f"{resident(process)} MiB",
         }
@@ -243,3 +246,24 @@ def _measure(
         for row in repeated.values():
             row.rounds.append(row.ask(random.choices(pool, weights, k=EACH[row.clients])))
     return rounds
+
+
+def table_of(rows: Mapping[str, Row]) -> dict[str, dict[str, str]]:
+    """Milliseconds and searches a second over all rounds; the ratios, to the row that is named, are medians."""
+    table = {}
+    for name, row in rows.items():
+        each = [seconds for asked in row.rounds for seconds in asked.each]
+        rates = len(each) / sum(asked.wall for asked in row.rounds)
+        cell = {f"p{share:.0%}".rstrip("%"): f"{percentile(each, share):.2f}" for share in (0.5, 0.95, 0.99)}
+        table[name] = {**cell, "a second": f"{rates:.0f}", "× p50": "", "× a second": ""}
+        if row.than:
+            rounds, than = range(len(row.rounds)), rows[row.than]
+            table[name]["× p50"] = f"{np.median([row.p50(i) / than.p50(i) for i in rounds]):.2f}"
+            table[name]["× a second"] = f"{np.median([row.rate(i) / than.rate(i) for i in rounds]):.2f}"
+    return table
+
+
+def above_floor(rows: Mapping[str, Row]) -> float:
+    """By how many empty routes a search of one client takes longer than the floor: a median of rounds."""
+    ours, floor, empty = rows["1 client"], rows[FLOOR], rows[EMPTY]
+    return float(np.median([(ours.p50(i) - floor.p50(i)) / empty.p50(i) for i in range(len(ours.rounds))]))

@@ -234,12 +234,16 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="a BEIR folder; default: the demo's documents")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
     plots: Annotated[Path | None, typer.Option(help="write drawings into this folder")] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="a Python with the packages of bench-peers.txt; default: this one, if it has them"),
+    ] = None,
 ) -> None:
     """The project's benchmarks."""
     from .bench import Given
     from .bench import bench as run
 
-    run(names or [], json, Given(data, plots))
+    run(names or [], json, Given(data, plots, peers))
 
 
 @audit_app.command("verify")

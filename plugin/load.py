@@ -95,9 +95,7 @@ def _ask(
     return Asked(each, time.perf_counter() - started)
 
 
-def _send_next(
-    selector: selectors.BaseSelector, one: socket.socket, following: Iterator[tuple[int, bytes]]
-) -> None:
+def _send_next(selector: selectors.BaseSelector, one: socket.socket, following: Iterator[tuple[int, bytes]]) -> None:
     number, request = next(following, (-1, b""))
     if number >= 0:
         selector.register(one, selectors.EVENT_READ, (number, time.perf_counter(), []))
@@ -115,7 +113,9 @@ def _body(received: bytes) -> bytes | None:
     if len(body) < int(head[start + 15 :].split(b"\r\n", 1)[0]):
         return None
     if head.split(b" ", 2)[1] != b"200":
-        raise ClickLoopError(f"a server answered {head.splitlines()[0].decode()}: {body[:200].decode(errors='replace')}")
+        raise ClickLoopError(
+            f"a server answered {head.splitlines()[0].decode()}: {body[:200].decode(errors='replace')}"
+        )
     return body
 
 
@@ -129,7 +129,7 @@ def free_port() -> int:
 def served(
     command: Sequence[str], port: int, ready: bytes, log: Path, core: int | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process of its own that has answered the request `ready` with 200; on one core where it is given."""
+    """A server in a process of its own that has answered the request `ready`; on one core where it is given."""
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | variables
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

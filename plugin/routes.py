@@ -19,7 +19,6 @@ from .problems import Problem, ProblemRoute, direct_route
 from .reports import Reports
 from .schemas import DocumentsBody, EventsBody, SearchBody, answer_json, run_json, sound_events
 
-
 SEARCHING = 16  # searches and batches of events at a time; others wait
 
 

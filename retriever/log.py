@@ -187,7 +187,7 @@ def _statements(database: Database) -> tuple[str, str, str]:
     asked = searches.c.query_id == bindparam("query_id")
     number = select(searches.c.seq).where(asked)
     insert_searches = searches.insert().values({name: bindparam(name) for name in _names(searches, "seq")})
-    given = {name: bindparam(name) for name in _names(shown, "search_seq")}
+    given: dict[str, Any] = {name: bindparam(name) for name in _names(shown, "search_seq")}
     insert_shown = shown.insert().values({**given, "search_seq": number.scalar_subquery()})
     given = {name: bindparam(name) for name in _names(events, "seq", "query_known")}
     insert_events = database.insert(events).values({**given, "query_known": number.exists()})

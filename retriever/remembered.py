@@ -41,7 +41,7 @@ class Remembered:
         return found
 
     def learn(self, revision: int, documents: Mapping[int, Document]) -> None:
-        """Documents as they are at this revision; passed over when there is a newer one, which may have changed them."""
+        """Documents as they are at this revision; passed over when there is a newer one."""
         with self._lock:
             if revision != self.revision:
                 return

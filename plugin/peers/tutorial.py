@@ -33,7 +33,7 @@ def health() -> dict[str, str]:
 def search(question: Question) -> list[dict[str, object]]:
     vector = model.encode(question.query)
     found = client.query_points("documents", query=vector, limit=question.k, with_payload=True)
-    return [{"score": point.score, **point.payload} for point in found.points]
+    return [{"score": point.score, **(point.payload or {})} for point in found.points]
 
 
 if not client.collection_exists("documents"):
