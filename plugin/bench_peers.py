@@ -24,6 +24,7 @@ class Peer:
     name: str
     port: int
     ask: Callable[[str], bytes]
+    slow: bool = False
 
 
 def peers_python(given: Path | None) -> str | None:
@@ -67,7 +68,7 @@ def tutorial(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Pe
     command = [python, str(TUTORIAL), model, str(corpus), str(index), str(port)]
     with served(command, port, get("/health"), folder / "log"):
         whole.touch()
-        yield Peer("FastAPI, encode, qdrant local", port, lambda query: post("/search", {"query": query}))
+        yield Peer("FastAPI, encode, qdrant local", port, lambda query: post("/search", {"query": query}), slow=True)
 
 
 PEERS = {"txtai": txtai, "tutorial": tutorial}

@@ -33,6 +33,7 @@ KEY = "the-key-of-a-benchmark"
 ROUNDS = 12
 CLIENTS = 8
 EACH = {1: 80, CLIENTS: 160}  # searches a round, by number of clients
+SLOWER = 4  # times fewer searches of what is slow
 POOL = 1000  # queries that are repeated, drawn by 1/rank
 WARM = 20  # searches before anything is measured
 COMPARED = 500  # queries whose answers are compared with exact search
@@ -43,12 +44,18 @@ Texts = Sequence[str]
 
 @dataclass(slots=True)
 class Row:
-    """One way to search, asked once a round; `than`: the row that its ratios compare it with."""
+    """One way to search, asked once a round; `than` is the row that its ratios compare it with."""
 
     ask: Callable[[Texts], Asked]
     clients: int
     than: str = ""
+    slow: bool = False
     rounds: list[Asked] = field(default_factory=list)
+
+    @property
+    def searches(self) -> int:
+        """In a round."""
+        return EACH[self.clients] // (SLOWER if self.slow else 1)
 
     def p50(self, round: int) -> float:
         return percentile(self.rounds[round].each, 0.5)
@@ -192,8 +199,9 @@ def measured(
             for clients in (1, CLIENTS):
                 name = f"{clients} client{'s' if clients > 1 else ''}"
                 ask = _asking(peer, clients)
-                fresh[f"{peer.name}, {name}"] = Row(ask, clients, than=name)
-                repeated[f"{peer.name}, Zipf, {name}"] = Row(ask, clients, than=f"Zipf, {name}")
+                fresh[f"{peer.name}, {name}"] = Row(ask, clients, name, peer.slow)
+                if not peer.slow:
+                    repeated[f"{peer.name}, Zipf, {name}"] = Row(ask, clients, f"Zipf, {name}")
         pool, distinct = texts[: min(POOL, len(texts) // 4)], texts[min(POOL, len(texts) // 4) :]
         rounds = _measure(fresh, repeated, pool, distinct, say)
         compared = distinct[:COMPARED]
@@ -238,13 +246,13 @@ def _measure(
     for row in fresh.values():
         row.ask(pool[:WARM])
     following = iter(distinct)
-    rounds = min(ROUNDS, len(distinct) // sum(EACH[row.clients] for row in fresh.values()))
+    rounds = min(ROUNDS, len(distinct) // sum(row.searches for row in fresh.values()))
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for row in fresh.values():
-            row.rounds.append(row.ask(list(islice(following, EACH[row.clients]))))
+            row.rounds.append(row.ask(list(islice(following, row.searches))))
         for row in repeated.values():
-            row.rounds.append(row.ask(random.choices(pool, weights, k=EACH[row.clients])))
+            row.rounds.append(row.ask(random.choices(pool, weights, k=row.searches)))
     return rounds
 
 

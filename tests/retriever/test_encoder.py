@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,6 +123,15 @@ def test_a_repeated_query_gets_the_same_vector_that_nobody_can_change(encoder: O
     np.testing.assert_array_equal(encoder.query("a map of words"), first)
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 1
+
+
+def test_what_else_waits_does_not_change_the_vector_of_a_query(folder: Path, release: Release) -> None:
+    texts = [f"{words} {number}" for number in range(6) for words in ("map of words", "sort the list of strings", "a")]
+    alone = np.stack([OnnxEncoder(folder, release, threads=1).query(text) for text in texts])
+    shared = OnnxEncoder(folder, release, threads=1)
+    with ThreadPoolExecutor(len(texts)) as threads:
+        together = np.stack(list(threads.map(shared.query, texts)))
+    assert min(cosines(together, alone)) > 0.99999
 
 
 def test_encoding_step_by_step_reports_progress(encoder: OnnxEncoder) -> None:
