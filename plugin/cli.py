@@ -306,7 +306,7 @@ def keys_list(data_dir: DataDir = None) -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(key: str, data_dir: DataDir = None) -> None:
-    """A revoked key is refused from then on."""
+    """A revoked key is refused within a second."""
     _loop(data_dir).keys.revoke(key)
     print(f"{key}: revoked")
 
