@@ -3,12 +3,13 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fastapi import Request
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 
 from ..retriever.database import Database
 from ..retriever.errors import InvalidInput, NotFound
@@ -19,6 +20,7 @@ Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 PRESET = "preset"  # the id of the key that the settings name
 FIRST = "first"  # the id of the key that the first start makes
+TRUSTED_SECONDS = 1.0  # how long a key that was valid is not looked up again
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,11 @@ class Key:
 
 
 class Keys:
+    """A key that another process revokes is refused a second later, one that this process revokes at once."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._trusted: dict[str, tuple[Role, float]] = {}  # hash → role, and until when (monotonic)
 
     def create(self, role: str, key_id: str | None = None) -> tuple[str, str]:
         """The id and the key itself, which is shown this once."""
@@ -55,13 +60,25 @@ class Keys:
                 raise NotFound("key", key_id)
             revoked = keys.update().where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
             connection.execute(revoked.values(revoked_at=time.time()))
+        self._trusted.clear()
+
+    def trusted(self, secret: str) -> Role | None:
+        """The role of a key that was valid less than a second ago."""
+        role, until = self._trusted.get(_hash(secret), (None, 0.0))
+        return role if time.monotonic() < until else None
 
     def role(self, secret: str) -> Role | None:
         """The role of a key that is valid now."""
+        hashed, until = _hash(secret), time.monotonic() + TRUSTED_SECONDS
         with self._database.read() as connection:
-            return connection.scalar(
-                select(keys.c.role).where(keys.c.hash == _hash(secret), keys.c.revoked_at.is_(None))
+            role: Role | None = connection.scalar(
+                select(keys.c.role).where(keys.c.hash == hashed, keys.c.revoked_at.is_(None))
             )
+        if role is None:
+            self._trusted.pop(hashed, None)
+        else:
+            self._trusted[hashed] = (role, until)
+        return role
 
     def ensure_admin(self, preset: str | None) -> str | None:
         """Makes the preset key valid; without one, and with no admin key there at all, makes one and returns it."""
@@ -83,12 +100,15 @@ class Keys:
         return key_id
 
 
-def require(keys: Keys, role: Role) -> Callable[[Request], None]:
+def require(keys: Keys, role: Role) -> Callable[[Request], Awaitable[None]]:
     """A dependency that lets a request pass whose key has at least this role: else 401 or 403."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        found = keys.role(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        found = keys.trusted(secret)
+        if found is None and secret:
+            found = await run_in_threadpool(keys.role, secret)
         if found is None:
             detail = "send a valid key as `Authorization: Bearer …`; `clickloop keys create` makes one"
             raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})

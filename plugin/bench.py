@@ -26,6 +26,8 @@ from ..trainer.rehearsal import Habits, Lived, Rehearsal
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
 from . import bench_index, plots
+from .bench_events import bench_events
+from .bench_search import measured, table_of
 from .bench_training import training
 from .collection import read_beir
 from .demo import demo_collection
@@ -76,6 +78,7 @@ class Given:
 
     data: Path | None
     plots: Path | None
+    peers: Path | None = None  # a Python with the packages of bench-peers.txt
 
 
 def gate_errors(say: Callable[[str], None], _given: Given) -> Rows:
@@ -169,6 +172,23 @@ def click_models(say: Callable[[str], None], given: Given) -> Rows:
     return rows
 
 
+def searching(say: Callable[[str], None], given: Given) -> Rows:
+    """Searches over HTTP with the log on, each query once or drawn by Zipf: milliseconds, and ratios within the run."""
+    collection = demo_collection() if given.data is None else read_beir(given.data)
+    corpus = None if given.data is None else given.data / "corpus.jsonl"
+    rows, notes = measured(collection, corpus, given.peers, say)
+    found = table_of(rows)
+    if given.plots is not None:
+        bars = [(name, float(cell["p50"]), float(cell["p99"])) for name, cell in found.items()]
+        (given.plots / "search.svg").write_text(plots.latencies(bars), encoding="utf-8")
+    return found | {name: {"p50": value} for name, value in notes.items()}
+
+
+def eventing(say: Callable[[str], None], given: Given) -> Rows:
+    """Batches of 100 events, acknowledged after their commit, by a service on one core that is killed at the end."""
+    return bench_events(demo_collection() if given.data is None else read_beir(given.data), say)
+
+
 def _mined(logs: list[Mined]) -> dict[str, str]:
     """Means over the logs."""
     cells = {"all clicked": f"{np.mean([mined.naive for mined in logs]):.3f}"}
@@ -191,6 +211,8 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "training": training,
     "index": bench_index.index,
     "index-million": bench_index.index_million,
+    "search": searching,
+    "events": eventing,
 }
 
 
@@ -217,8 +239,10 @@ def bench(names: list[str], json: Path | None, given: Given) -> None:
 def _print(name: str, about: str, rows: Rows) -> None:
     table = Table(title=f"{name}: {about}")
     table.add_column("")
-    for column in next(iter(rows.values())):
+    columns = list(next(iter(rows.values())))
+    for column in columns:
         table.add_column(column, justify="right")
     for label, values in rows.items():
-        table.add_row(label, *(f"{value:.2%}" if isinstance(value, float) else value for value in values.values()))
+        cells = [values.get(column, "") for column in columns]
+        table.add_row(label, *(f"{cell:.2%}" if isinstance(cell, float) else cell for cell in cells))
     Console().print(table)

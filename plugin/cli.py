@@ -253,12 +253,16 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="a BEIR folder; default: the demo's documents")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
     plots: Annotated[Path | None, typer.Option(help="write drawings into this folder")] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="a Python with the packages of bench-peers.txt; default: this one, if it has them"),
+    ] = None,
 ) -> None:
     """The project's benchmarks."""
     from .bench import Given
     from .bench import bench as run
 
-    run(names or [], json, Given(data, plots))
+    run(names or [], json, Given(data, plots, peers))
 
 
 @audit_app.command("verify")
@@ -321,7 +325,7 @@ def keys_list(data_dir: DataDir = None) -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(key: str, data_dir: DataDir = None) -> None:
-    """A revoked key is refused from then on."""
+    """A revoked key is refused within a second."""
     _loop(data_dir).keys.revoke(key)
     print(f"{key}: revoked")
 

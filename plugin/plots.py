@@ -78,6 +78,20 @@ def estimates(points: Sequence[tuple[float, float, float, bool]], metric: str) -
     return _svg(draw, f"true and estimated change of {metric}", (6, 4))
 
 
+def latencies(rows: Sequence[tuple[str, float, float]]) -> Markup:
+    """Name, median and 99th percentile of each in milliseconds, on a logarithmic axis."""
+
+    def draw(axes: "Axes") -> None:
+        for number, (_, median, late) in enumerate(reversed(rows)):
+            axes.plot([median, late], [number, number], color=QUIET, linewidth=2)
+            axes.plot([median], [number], "o", color=GAIN)
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
+        axes.set_xscale("log")
+        axes.set_xlabel("milliseconds: median (dot) to 99th percentile")
+
+    return _svg(draw, "time of a search", (7, 0.5 + 0.24 * len(rows)))
+
+
 def _svg(draw: Callable[["Axes"], None], title: str, size: tuple[float, float]) -> Markup:
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -1,12 +1,13 @@
 """The HTTP routes, in groups that take what they need."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
-from pydantic import ValidationError
 
 from ..retriever.documents import Documents
 from ..retriever.log import SearchLog
@@ -14,13 +15,16 @@ from ..retriever.releases import Releases
 from ..retriever.search import Searcher
 from ..trainer.runs import Run, Runs
 from .auth import Keys, require
-from .problems import Problem, ProblemRoute
+from .problems import Problem, ProblemRoute, direct_route
 from .reports import Reports
-from .schemas import DocumentsBody, EventBody, EventsBody, SearchBody, answer_json, run_json
+from .schemas import DocumentsBody, EventsBody, SearchBody, answer_json, run_json, sound_events
+
+SEARCHING = 16  # searches and batches of events at a time; others wait
 
 
 def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: CollectorRegistry) -> APIRouter:
-    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "search"))])
+    router = APIRouter(route_class=direct_route(require(keys, "search")))
+    threads = ThreadPoolExecutor(SEARCHING, thread_name_prefix="search")
     seconds = Histogram(
         "clickloop_search_seconds",
         "Time to answer a search",
@@ -28,22 +32,23 @@ def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: Coll
         buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
     )
 
-    @router.post("/v1/search")
-    def search(body: SearchBody) -> Response:
+    def answer(body: SearchBody) -> bytes:
         with seconds.time():
-            answer = searcher.search(body.query, body.k, body.filter, body.who(), body.log)
-        return _json(answer_json(answer))
+            found = searcher.search(body.query, body.k, body.filter, body.who(), body.log)
+        return orjson.dumps(answer_json(found))
+
+    def take(body: EventsBody) -> bytes:
+        good, rejected = sound_events(body)
+        counted = log.add(good)
+        return orjson.dumps({"accepted": counted.accepted, "duplicates": counted.duplicates, "rejected": rejected})
+
+    @router.post("/v1/search")
+    async def search(body: SearchBody) -> Response:
+        return _raw(await asyncio.get_running_loop().run_in_executor(threads, answer, body))
 
     @router.post("/v1/events")
-    def events(body: EventsBody) -> Response:
-        good, rejected = [], []
-        for index, item in enumerate(body.events):
-            try:
-                good.append(EventBody.model_validate(item).event())
-            except ValidationError as error:
-                rejected.append({"index": index, "reason": _reason(error)})
-        counted = log.add(good)
-        return _json({"accepted": counted.accepted, "duplicates": counted.duplicates, "rejected": rejected})
+    async def events(body: EventsBody) -> Response:
+        return _raw(await asyncio.get_running_loop().run_in_executor(threads, take, body))
 
     return router
 
@@ -189,10 +194,8 @@ _PAGE_HEADERS = {
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    return _raw(orjson.dumps(content), status)
 
 
-def _reason(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'event'}: {item['msg']}" for item in error.errors()
-    )
+def _raw(content: bytes, status: int = 200) -> Response:
+    return Response(content, status, media_type="application/json")

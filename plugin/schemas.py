@@ -7,7 +7,16 @@ import time
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from ..retriever.search import MAX_K
 from ..retriever.types import Answer, Document, Event, Who
@@ -90,6 +99,30 @@ class EventsBody(_Strict):
     """Events are checked one by one, so that one bad item never fails the others."""
 
     events: list[Any] = Field(max_length=MAX_EVENTS)
+
+
+_EVENTS = TypeAdapter(list[EventBody])
+
+
+def sound_events(body: EventsBody) -> tuple[list[Event], list[dict[str, Any]]]:
+    """The events that can be stored, and the position of each other one with the reason."""
+    try:
+        return [event.event() for event in _EVENTS.validate_python(body.events)], []
+    except ValidationError:
+        pass  # one by one, to tell which
+    good, rejected = [], []
+    for index, item in enumerate(body.events):
+        try:
+            good.append(EventBody.model_validate(item).event())
+        except ValidationError as error:
+            rejected.append({"index": index, "reason": _reason(error)})
+    return good, rejected
+
+
+def _reason(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'event'}: {item['msg']}" for item in error.errors()
+    )
 
 
 class DocumentBody(_Strict):

@@ -55,9 +55,29 @@ class Database:
         with _available(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
 
+    def revision(self) -> int:
+        """The newest revision of a document, in 10 µs instead of the 100 of `read` for SQLite: every search asks."""
+        if self.dialect != "sqlite":
+            with self.read() as connection:
+                return newest_revision(connection)
+        with _available():
+            pooled = self.engine.raw_connection()
+            try:
+                driver: Any = pooled.driver_connection
+                return int(driver.execute("SELECT value FROM counters WHERE name = 'revision'").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                raise DatabaseFault(error) from error
+            finally:
+                pooled.close()
+
     def insert(self, table: Table) -> Any:
         """An INSERT that knows `on_conflict_…`, in the database's own dialect."""
         return sqlite.insert(table) if self.dialect == "sqlite" else postgresql.insert(table)
+
+    def compiled(self, statement: Any) -> str:
+        """An INSERT for `exec_driver_sql`, its values by name. Core compiles and converts anew for every row."""
+        dialect = sqlite.dialect(paramstyle="named") if self.dialect == "sqlite" else self.engine.dialect
+        return str(statement.inline().compile(dialect=dialect))
 
     def close(self) -> None:
         self.engine.dispose()

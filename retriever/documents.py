@@ -8,15 +8,18 @@ from sqlalchemy import Connection, Row, delete, func, select
 
 from .database import Database, highest, newest_revision, next_revisions
 from .errors import InvalidInput, NotFound
+from .remembered import Remembered
 from .schema import documents
 from .types import Document, Keys, StoredDocument
 
 MAX_ID = 512  # characters
+MAX_CHANGES = 1000  # more of them since the last look: all remembered documents are forgotten
 
 
 class Documents:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._remembered = Remembered()
 
     def put(self, batch: Sequence[Document]) -> int:
         """Inserts or replaces the batch in one transaction; returns the revision of its last document.
@@ -63,14 +66,21 @@ class Documents:
         return _stored(row).document
 
     def by_key(self, keys: Sequence[int]) -> dict[int, Document]:
-        """The documents of these keys that are not deleted."""
+        """The documents of these keys that are not deleted: what any process wrote before this call is seen."""
+        self._follow()
+        known = self._remembered.take(keys)
+        missing = [key for key in keys if key not in known]
+        if not missing:
+            return known
         with self._database.read() as connection:
-            rows = connection.execute(select(documents).where(documents.c.key.in_(keys), ~documents.c.deleted)).all()
-        return {row.key: _stored(row).document for row in rows}
+            newest = newest_revision(connection)
+            rows = connection.execute(select(documents).where(documents.c.key.in_(missing), ~documents.c.deleted)).all()
+        read = {row.key: _stored(row).document for row in rows}
+        self._remembered.learn(newest, read)
+        return known | read
 
     def revision(self) -> int:
-        with self._database.read() as connection:
-            return newest_revision(connection)
+        return self._database.revision()
 
     def count(self) -> int:
         with self._database.read() as connection:
@@ -114,6 +124,17 @@ class Documents:
                 return
             yield [_stored(row) for row in rows]
             last = rows[-1].key
+
+    def _follow(self) -> None:
+        """Forgets remembered documents that somebody has written since."""
+        since = self._remembered.revision
+        if self._database.revision() == since:
+            return
+        with self._database.read() as connection:
+            newest = newest_revision(connection)
+            written = select(documents.c.key).where(documents.c.revision > since).limit(MAX_CHANGES + 1)
+            changed = connection.scalars(written).all()
+        self._remembered.advance(newest, None if len(changed) > MAX_CHANGES else changed)
 
     def forget_tombstones(self, revision: int) -> int:
         """Removes tombstones up to `revision`, which every kept build must have passed; returns how many."""

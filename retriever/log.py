@@ -1,14 +1,15 @@
 """The log of what was shown and what people did: one thread writes, and whoever waits shares its transactions."""
 
 import logging
-import queue
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select
+import orjson
+from sqlalchemy import Connection, Table, bindparam, select
 
 from .database import Database
 from .errors import DatabaseFault, NotReady
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 20_000  # entries; more means that the disk does not keep up
 MAX_GROUP = 5_000  # searches and events that share one transaction
 RETRY_SECONDS = 1.0
+GATHER_SECONDS = 0.02  # for which searches wait for others to share their transaction; events never wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,12 @@ class SearchLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(MAX_WAITING)
+        self._insert_searches, self._insert_shown, self._insert_events = _statements(database)
+        self._waiting: deque[_Entry] = deque()
+        self._some = threading.Event()  # entries wait
+        self._hurry = threading.Event()  # somebody waits for them
+        self._lock = threading.Lock()
+        self._closing = self._closed = False
         self._thread = threading.Thread(target=self._run, name="search-log", daemon=True)
         self._thread.start()
 
@@ -62,40 +69,55 @@ class SearchLog:
     def close(self) -> None:
         """Writes what waits, then stops."""
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._closing = True
+            self._hurry.set()
+            self._some.set()
             self._thread.join()
 
     def _put(self, entry: _Entry) -> None:
-        if not self._thread.is_alive():
-            raise NotReady("the search log is closed")
-        try:
-            self._queue.put_nowait(entry)
-        except queue.Full:
-            raise NotReady(f"{MAX_WAITING} log entries wait for the database; try again later") from None
+        with self._lock:
+            if self._closed:
+                raise NotReady("the search log is closed")
+            if len(self._waiting) >= MAX_WAITING:
+                raise NotReady(f"{MAX_WAITING} log entries wait for the database; try again later")
+            self._waiting.append(entry)
+        if entry.events:
+            self._hurry.set()
+        # Waking the thread for every search would cost a change of threads each.
+        if not self._some.is_set():
+            self._some.set()
 
     def _run(self) -> None:
-        closing = False
-        waiting: list[_Entry] = []
-        while not closing or waiting:
-            waiting += self._gather(bool(waiting))
-            closing = closing or any(entry is None for entry in waiting)
-            entries = [entry for entry in waiting if entry is not None]
-            waiting = self._commit(entries) if entries else []
-            if closing and waiting:
-                log.error("%d searches could not be written before the end", len(waiting))
+        again: list[_Entry] = []
+        while True:
+            self._some.wait(RETRY_SECONDS if again else None)
+            self._hurry.wait(GATHER_SECONDS)
+            closing = self._closing
+            entries = again + self._gather()
+            again = self._commit(entries) if entries else []
+            if closing and self._ended():
+                if again:
+                    log.error("%d searches could not be written before the end", len(again))
                 return
 
-    def _gather(self, retrying: bool) -> list[Any]:
-        """At least one entry, and all others that wait; while something is to be retried, not for long."""
-        gathered: list[Any] = []
+    def _ended(self) -> bool:
+        """Whether nothing waits; from then on nothing is taken."""
+        with self._lock:
+            self._closed = not self._waiting
+        return self._closed
+
+    def _gather(self) -> list[_Entry]:
+        """The entries that wait, up to MAX_GROUP searches and events."""
+        self._hurry.clear()
+        self._some.clear()
+        gathered: list[_Entry] = []
         size = 0
-        try:
-            gathered.append(self._queue.get(timeout=RETRY_SECONDS if retrying else None))
-            while size < MAX_GROUP:
-                size += 1 + (len(gathered[-1].events) if gathered[-1] else 0)
-                gathered.append(self._queue.get_nowait())
-        except queue.Empty:
-            pass
+        while self._waiting and size < MAX_GROUP:
+            gathered.append(self._waiting.popleft())
+            size += 1 + len(gathered[-1].events)
+        if self._waiting or self._closing:
+            self._hurry.set()
+            self._some.set()
         return gathered
 
     def _commit(self, entries: list[_Entry]) -> list[_Entry]:
@@ -124,7 +146,7 @@ class SearchLog:
                 "query_id": search.query_id,
                 "query": search.query,
                 "k": search.k,
-                "filter": None if search.filter is None else dict(search.filter),
+                "filter": _json(search.filter),
                 "build_id": search.build_id,
                 "release_id": search.release_id,
                 "took_ms": search.took_ms,
@@ -133,46 +155,53 @@ class SearchLog:
             }
             for search in batch
         ]
-        statement = searches.insert().returning(searches.c.seq, sort_by_parameter_order=True)
-        numbers = connection.scalars(statement, rows).all()
+        connection.exec_driver_sql(self._insert_searches, rows)
         results = [
             {
-                "search_seq": seq,
+                "query_id": search.query_id,
                 "rank": result.rank,
                 "document_id": result.document_id,
                 "ranker": result.ranker,
                 "propensity": result.propensity,
                 "score": result.score,
             }
-            for seq, search in zip(numbers, batch, strict=True)
+            for search in batch
             for result in search.shown
         ]
         if results:
-            connection.execute(shown.insert(), results)
+            connection.exec_driver_sql(self._insert_shown, results)
 
     def _write_events(self, connection: Connection, entries: list[_Entry]) -> list[tuple[_Entry, Accepted]]:
-        rows: dict[str, dict[str, Any]] = {}
-        first_in: list[list[str]] = []  # for each entry the event ids that it brought first
-        for entry in entries:
-            fresh = []
-            for event in entry.events:
-                if event.event_id not in rows:
-                    rows[event.event_id] = _event_row(event)
-                    fresh.append(event.event_id)
-            first_in.append(fresh)
-        if not rows:
-            return []
-        asked = {row["query_id"] for row in rows.values()}
-        known = set(connection.scalars(select(searches.c.query_id).where(searches.c.query_id.in_(asked))))
-        for row in rows.values():
-            row["query_known"] = row["query_id"] in known
-        statement = self._database.insert(events).on_conflict_do_nothing(index_elements=["event_id"])
-        added = set(connection.scalars(statement.returning(events.c.event_id), list(rows.values())))
         counted = []
-        for entry, fresh in zip(entries, first_in, strict=True):
-            accepted = sum(event_id in added for event_id in fresh)
-            counted.append((entry, Accepted(accepted, len(entry.events) - accepted)))
+        for entry in entries:
+            rows = [_event_row(event) for event in entry.events]
+            accepted = connection.exec_driver_sql(self._insert_events, rows).rowcount
+            counted.append((entry, Accepted(accepted, len(rows) - accepted)))
         return counted
+
+
+def _statements(database: Database) -> tuple[str, str, str]:
+    """What inserts searches, results shown and events: compiled once, because that takes longer than their execution.
+
+    Rows are of the driver's types: JSON is text. An event that is there already is passed over.
+    """
+    asked = searches.c.query_id == bindparam("query_id")
+    number = select(searches.c.seq).where(asked)
+    insert_searches = searches.insert().values({name: bindparam(name) for name in _names(searches, "seq")})
+    given: dict[str, Any] = {name: bindparam(name) for name in _names(shown, "search_seq")}
+    insert_shown = shown.insert().values({**given, "search_seq": number.scalar_subquery()})
+    given = {name: bindparam(name) for name in _names(events, "seq", "query_known")}
+    insert_events = database.insert(events).values({**given, "query_known": number.exists()})
+    insert_events = insert_events.on_conflict_do_nothing(index_elements=["event_id"])
+    return (
+        database.compiled(insert_searches),
+        database.compiled(insert_shown),
+        database.compiled(insert_events),
+    )
+
+
+def _names(table: Table, *without: str) -> list[str]:
+    return [column.name for column in table.c if column.name not in without]
 
 
 def _fail(entries: list[_Entry], error: Exception) -> None:
@@ -200,5 +229,9 @@ def _who(who: Who) -> dict[str, Any]:
         "client_id": who.client_id,
         "session_id": who.session_id,
         "user_id": who.user_id,
-        "attributes": None if who.attributes is None else dict(who.attributes),
+        "attributes": _json(who.attributes),
     }
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else orjson.dumps(dict(value)).decode()

@@ -19,11 +19,10 @@ from .errors import Conflict, ModelError, NotFound
 from .index import IndexStore
 from .ledger import append
 from .model import sha256
+from .prompts import prompts_of
 from .schema import builds, challenger, counted, live, releases, runs, switches
 from .types import Build, Release
 from .vectors import VectorLog
-
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # what models call it
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -69,15 +68,15 @@ class Releases:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         engine = export_artefacts(model, folder)
-        prompts = model.prompts or {}
+        query_prompt, document_prompt = prompts_of("", model.prompts or {})
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         release = Release(
             id=release_id,
             parent=parent,
             dimension=int(model.get_embedding_dimension() or 0),
             template=TEMPLATE,
-            query_prompt=prompts.get("query") or "",
-            document_prompt=next((prompts[name] or "" for name in DOCUMENT_PROMPTS if prompts.get(name)), ""),
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
             max_tokens=int(model.max_seq_length or 512),
             engine=engine,
             checksums={str(path.relative_to(folder)): sha256(path) for path in files},

@@ -37,6 +37,28 @@ def test_a_key_has_its_role_until_it_is_revoked(keys: Keys) -> None:
     assert keys.role("") is None
 
 
+def test_a_key_that_another_process_revokes_is_trusted_for_a_second(
+    keys: Keys, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("clickloop.plugin.auth.time.monotonic", lambda: now[0])
+    key_id, secret = keys.create("write")
+    assert keys.trusted(secret) is None
+    assert keys.role(secret) == "write"
+    Keys(database).revoke(key_id)
+    assert keys.trusted(secret) == "write"
+    now[0] += 1.0
+    assert keys.trusted(secret) is None
+    assert keys.role(secret) is None
+
+
+def test_a_key_revoked_here_is_refused_at_once(keys: Keys) -> None:
+    key_id, secret = keys.create("write")
+    assert keys.role(secret) == keys.trusted(secret) == "write"
+    keys.revoke(key_id)
+    assert keys.trusted(secret) is None
+
+
 def test_every_key_is_another(keys: Keys) -> None:
     assert len({keys.create("search")[1] for _ in range(20)}) == 20
 

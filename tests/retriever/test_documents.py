@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from threading import Barrier, Event
 
 import pytest
@@ -181,6 +182,25 @@ def test_by_key_passes_over_keys_that_are_not_there(database: Database, document
     keys = [stored.key for stored in tail(database)]
     found = documents.by_key([*keys, 10**6])
     assert {key: document.id for key, document in found.items()} == dict(zip(keys, ("a", "b"), strict=True))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_by_key_sees_what_another_process_wrote(
+    database: Database, documents: Documents, tmp_path: Path, many: bool
+) -> None:
+    documents.put([Document("changed", text="old"), Document("deleted", text="old"), Document("kept", text="old")])
+    with database.read() as connection:
+        keys = {stored.document.id: stored.key for stored in changes(connection, 0, 10)}
+    assert len(documents.by_key(list(keys.values()))) == 3
+    elsewhere = Database(f"sqlite:///{tmp_path / 'clickloop.db'}")
+    others = Documents(elsewhere)
+    others.put([Document("changed", text="new")])
+    others.delete("deleted")
+    if many:
+        others.put([Document(f"more {number}", text="more") for number in range(1500)])
+    elsewhere.close()
+    found = documents.by_key(list(keys.values()))
+    assert {key: document.text for key, document in found.items()} == {keys["changed"]: "new", keys["kept"]: "old"}
 
 
 def test_changes_gives_each_document_once_at_its_newest_revision_in_order(

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,6 +123,15 @@ def test_a_repeated_query_gets_the_same_vector_that_nobody_can_change(encoder: O
     np.testing.assert_array_equal(encoder.query("a map of words"), first)
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 1
+
+
+def test_what_else_waits_does_not_change_the_vector_of_a_query(folder: Path, release: Release) -> None:
+    texts = [f"{words} {number}" for number in range(6) for words in ("map of words", "sort the list of strings", "a")]
+    alone = np.stack([OnnxEncoder(folder, release, threads=1).query(text) for text in texts])
+    shared = OnnxEncoder(folder, release, threads=1)
+    with ThreadPoolExecutor(len(texts)) as threads:
+        together = np.stack(list(threads.map(shared.query, texts)))
+    assert min(cosines(together, alone)) > 0.99999
 
 
 def test_encoding_step_by_step_reports_progress(encoder: OnnxEncoder) -> None:
@@ -248,6 +258,51 @@ def test_the_prompt_of_documents_has_several_names(releases: Releases, tiny_mode
     prompted = load_model(str(tiny_model))
     prompted.prompts = {"query": "ask ", name: "read "}
     assert releases.make(prompted, parent=None, lineage={}).document_prompt == "read "
+
+
+def test_a_model_of_another_pooling_and_dimension_is_exported(releases: Releases, tiny_model: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+
+    modules = [Transformer(str(tiny_model), max_seq_length=32), Pooling(32, pooling_mode="cls"), Dense(32, 24)]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    release = releases.make(model, parent=None, lineage={})
+    assert (release.engine, release.dimension) == ("onnx", 24)
+    served = open_encoder(releases.folder(release.id), release)
+    expected = np.asarray(model.encode(["sort a list", "map"], normalize_embeddings=True))
+    assert min(cosines(np.stack([served.query("sort a list"), served.query("map")]), expected)) > 0.9999
+
+
+def test_queries_and_documents_of_an_asymmetric_model_get_their_own_encoder(
+    releases: Releases, tiny_model: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
+
+    parts = [
+        [Transformer(str(tiny_model), max_seq_length=32), Pooling(32, pooling_mode=how)] for how in ("max", "mean")
+    ]
+    model = SentenceTransformer(modules=[Router.for_query_document(*parts)], device="cpu")
+    release = releases.make(model, parent=None, lineage={})
+    assert release.engine == "torch"
+    folder = releases.folder(release.id)
+    served = open_encoder(folder, release)
+    expected = model.encode_query(["sort a list"], normalize_embeddings=True)
+    assert cosines(served.query("sort a list"), np.asarray(expected)[0])[0] > 0.9999
+    texts = [render(TEMPLATE, document) for document in DOCUMENTS]
+    expected = model.encode_document(texts, normalize_embeddings=True)
+    assert min(cosines(served.documents(DOCUMENTS), np.asarray(expected))) > 0.99
+    assert cosines(served.query("sort a list"), served.documents([Document("1", text="sort a list")])[0])[0] < 0.99
+    assert truncated(folder, release, DOCUMENTS) == 1
+
+
+def test_a_model_by_a_known_name_gets_the_prompts_that_its_authors_tell(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "e5-small-v2")
+    assert load_model(str(tiny_model)).prompts == {"query": "", "document": ""}
+    model = load_model(str(tmp_path / "e5-small-v2"))
+    assert (model.prompts["query"], model.prompts["document"]) == ("query: ", "passage: ")
+    model.save(str(tmp_path / "trained"))
+    assert load_model(str(tmp_path / "trained")).prompts == model.prompts
 
 
 def test_an_interrupted_release_is_not_whole_and_can_be_made_again(

@@ -1,0 +1,277 @@
+"""`clickloop bench search`: the real service over HTTP beside its floor, an empty route and its peers.
+
+All take turns in short rounds, so that what else the machine does hits them alike; ratios are medians over the rounds.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ..retriever.model import find_model
+from ..retriever.types import Document
+from .bench_peers import PEERS, Peer, peers_python
+from .cache import cached, index_key, made_once
+from .collection import Collection
+from .ingest import index
+from .load import THREADS, Asked, Clients, free_port, get, percentile, post, resident, served
+from .loop import ClickLoop
+from .settings import Settings
+
+KEY = "the-key-of-a-benchmark"
+ROUNDS = 12
+CLIENTS = 8
+EACH = {1: 80, CLIENTS: 160}  # searches a round, by number of clients
+SLOWER = 4  # times fewer searches of what is slow
+POOL = 1000  # queries that are repeated, drawn by 1/rank
+WARM = 20  # searches before anything is measured
+COMPARED = 500  # queries whose answers are compared with exact search
+SETTINGS: dict[str, Any] = {"payload_indexes": {"part": "integer"}, "schedule": {"enabled": False}}
+FLOOR, EMPTY = "floor: encoder and index alone", "an empty route"
+Texts = Sequence[str]
+
+
+@dataclass(slots=True)
+class Row:
+    """One way to search, asked once a round; `than` is the row that its ratios compare it with."""
+
+    ask: Callable[[Texts], Asked]
+    clients: int
+    than: str = ""
+    slow: bool = False
+    rounds: list[Asked] = field(default_factory=list)
+
+    @property
+    def searches(self) -> int:
+        """In a round."""
+        return EACH[self.clients] // (SLOWER if self.slow else 1)
+
+    def p50(self, round: int) -> float:
+        return percentile(self.rounds[round].each, 0.5)
+
+    def rate(self, round: int) -> float:
+        return len(self.rounds[round].each) / self.rounds[round].wall
+
+
+@contextmanager
+def service(
+    prepared: Path, folder: Path, core: int | None = None, **variables: str
+) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    """`clickloop serve` on a copy of the prepared data folder, on one core where it is given: its port and process."""
+    shutil.copytree(prepared, folder)
+    port = free_port()
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(folder)]
+    given = {
+        "CLICKLOOP_ADMIN_KEY": KEY,
+        "CLICKLOOP_SCHEDULE__ENABLED": "false",
+        "CLICKLOOP_PAYLOAD_INDEXES": orjson.dumps(SETTINGS["payload_indexes"]).decode(),
+    }
+    with served(command, port, get("/ready"), folder / "log", core, **(given | variables)) as process:
+        yield port, process
+
+
+def prepare(collection: Collection, say: Callable[[str], None]) -> Path:
+    """A data folder with the documents, each in one of ten parts, so that a filter keeps a tenth; kept between runs."""
+    documents = [
+        Document(document.id, document.title, document.text, {**document.payload, "part": number % 10})
+        for number, document in enumerate(collection.documents)
+    ]
+
+    def make(folder: Path) -> None:
+        loop = ClickLoop(Settings(data_dir=folder, **SETTINGS))
+        index(loop, loop.documents.put(documents), lambda step, share, _note: say(f"{step} {share:.0%}"))
+        loop.close()
+
+    key = index_key(documents, Settings(data_dir=Path("unused"), **SETTINGS))
+    return made_once(cached("bench", key), make)
+
+
+class _Floor:
+    """Encoder and index alone, in a process of their own with its own copy of the data."""
+
+    def __init__(self, prepared: Path, folder: Path) -> None:
+        shutil.copytree(prepared, folder)
+        environment = {name: value for name, value in os.environ.items() if name not in THREADS}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "clickloop.plugin.floor", str(folder)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def ask(self, texts: Texts, filter: Mapping[str, Any] | None = None) -> Asked:
+        each = self._order({"queries": texts, "filter": filter})
+        return Asked(each, sum(each))
+
+    def exact(self, texts: Texts) -> list[list[str]]:
+        return list(self._order({"exact": texts}))
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def _order(self, order: Mapping[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(orjson.dumps(order) + b"\n")
+        self._process.stdin.flush()
+        return orjson.loads(self._process.stdout.readline())
+
+
+class _Service:
+    """The service under measure, asked through the connections of one client and of many."""
+
+    def __init__(self, port: int) -> None:
+        self._clients = {clients: Clients(port, clients) for clients in (1, CLIENTS)}
+
+    def ways(self) -> dict[str, Row]:
+        """Every way in which the benchmark searches, with the rows that its ratios compare it with."""
+        return {
+            "1 client": Row(self._search(1), 1),
+            "1 client, log off": Row(self._search(1, log=False), 1, than="1 client"),
+            "1 client, k 100": Row(self._search(1, k=100), 1, than="1 client"),
+            "1 client, filter (1 in 10)": Row(self._search(1, filter={"part": 3}), 1, than="1 client"),
+            f"{CLIENTS} clients": Row(self._search(CLIENTS), CLIENTS),
+            f"{CLIENTS} clients, log off": Row(self._search(CLIENTS, log=False), CLIENTS, than=f"{CLIENTS} clients"),
+        }
+
+    def repeated(self) -> dict[str, Row]:
+        """Searches for queries that come again."""
+        return {
+            "Zipf, 1 client": Row(self._search(1), 1),
+            f"Zipf, {CLIENTS} clients": Row(self._search(CLIENTS), CLIENTS),
+        }
+
+    def empty_route(self, texts: Texts) -> Asked:
+        return self._clients[1].ask([get("/health")] * len(texts))
+
+    def found(self, texts: Texts) -> list[list[str]]:
+        """The ids of the ten results of each."""
+        ids: list[list[str]] = [[] for _ in texts]
+
+        def take(number: int, body: bytes) -> None:
+            ids[number] = [hit["id"] for hit in orjson.loads(body)["hits"]]
+
+        self._clients[1].ask([post("/v1/search", {"query": text, "log": False}, KEY) for text in texts], take)
+        return ids
+
+    def _search(self, clients: int, **body: Any) -> Callable[[Texts], Asked]:
+        def ask(texts: Texts) -> Asked:
+            requests = [
+                post("/v1/search", {"query": text, "client_id": f"c{number}", **body}, KEY)
+                for number, text in enumerate(texts)
+            ]
+            return self._clients[clients].ask(requests)
+
+        return ask
+
+
+def measured(
+    collection: Collection, corpus: Path | None, python: Path | None, say: Callable[[str], None]
+) -> tuple[dict[str, Row], dict[str, str]]:
+    """The measured rows, and what was found beside them."""
+    prepared = prepare(collection, say)
+    texts = sorted({question.text for question in collection.questions})
+    Random(0).shuffle(texts)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port, process = stack.enter_context(service(prepared, scratch / "served"))
+        ours = _Service(port)
+        floor = _Floor(prepared, scratch / "floor")
+        stack.callback(floor.close)
+        fresh = {**ours.ways()}
+        fresh[FLOOR] = Row(floor.ask, 1, than="1 client")
+        fresh[EMPTY] = Row(ours.empty_route, 1)
+        repeated = ours.repeated()
+        for peer in _peers(stack, corpus, python, say):
+            for clients in (1, CLIENTS):
+                name = f"{clients} client{'s' if clients > 1 else ''}"
+                ask = _asking(peer, clients)
+                fresh[f"{peer.name}, {name}"] = Row(ask, clients, name, peer.slow)
+                if not peer.slow:
+                    repeated[f"{peer.name}, Zipf, {name}"] = Row(ask, clients, f"Zipf, {name}")
+        pool, distinct = texts[: min(POOL, len(texts) // 4)], texts[min(POOL, len(texts) // 4) :]
+        rounds = _measure(fresh, repeated, pool, distinct, say)
+        compared = distinct[:COMPARED]
+        same = [
+            len(set(found) & set(exact)) / len(exact)
+            for found, exact in zip(ours.found(compared), floor.exact(compared), strict=True)
+        ]
+        notes = {
+            "rounds": str(rounds),
+            "empty routes above the floor": f"{above_floor(fresh):.1f}",
+            "recall@10 against exact search": f"{np.mean(same):.4f}",
+            "memory of the service": f"{resident(process)} MiB",
+        }
+        return {**fresh, **repeated}, notes
+
+
+def _asking(peer: Peer, clients: int) -> Callable[[Texts], Asked]:
+    asking = Clients(peer.port, clients)
+    return lambda texts: asking.ask([peer.ask(text) for text in texts])
+
+
+def _peers(stack: ExitStack, corpus: Path | None, python: Path | None, say: Callable[[str], None]) -> Iterator[Peer]:
+    """Those whose packages are there; an index that a peer makes is kept between runs."""
+    interpreter = peers_python(python)
+    if interpreter is None or corpus is None:
+        return
+    model = find_model(Settings.model_fields["model"].default)
+    for name, start in PEERS.items():
+        say(f"{name} starts, and indexes the documents the first time")
+        key = f"{name}-{corpus.parent.name}-{corpus.stat().st_size}"
+        yield stack.enter_context(start(interpreter, model, corpus, cached("bench", key)))
+
+
+def _measure(
+    fresh: Mapping[str, Row], repeated: Mapping[str, Row], pool: Texts, distinct: Texts, say: Callable[[str], None]
+) -> int:
+    """Asks every row once a round; returns how many rounds the distinct queries were enough for.
+
+    No service gets a query of `distinct` twice.
+    """
+    random, weights = Random(1), [1 / (rank + 1) for rank in range(len(pool))]
+    for row in fresh.values():
+        row.ask(pool[:WARM])
+    following = iter(distinct)
+    rounds = min(ROUNDS, len(distinct) // sum(row.searches for row in fresh.values()))
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for row in fresh.values():
+            row.rounds.append(row.ask(list(islice(following, row.searches))))
+        for row in repeated.values():
+            row.rounds.append(row.ask(random.choices(pool, weights, k=row.searches)))
+    return rounds
+
+
+def table_of(rows: Mapping[str, Row]) -> dict[str, dict[str, str]]:
+    """Milliseconds and searches a second over all rounds; the ratios, to the row that is named, are medians."""
+    table = {}
+    for name, row in rows.items():
+        each = [seconds for asked in row.rounds for seconds in asked.each]
+        rates = len(each) / sum(asked.wall for asked in row.rounds)
+        cell = {f"p{share:.0%}".rstrip("%"): f"{percentile(each, share):.2f}" for share in (0.5, 0.95, 0.99)}
+        table[name] = {**cell, "a second": f"{rates:.0f}", "× p50": "", "× a second": ""}
+        if row.than:
+            rounds, than = range(len(row.rounds)), rows[row.than]
+            table[name]["× p50"] = f"{np.median([row.p50(i) / than.p50(i) for i in rounds]):.2f}"
+            table[name]["× a second"] = f"{np.median([row.rate(i) / than.rate(i) for i in rounds]):.2f}"
+    return table
+
+
+def above_floor(rows: Mapping[str, Row]) -> float:
+    """By how many empty routes a search of one client takes longer than the floor: a median of rounds."""
+    ours, floor, empty = rows["1 client"], rows[FLOOR], rows[EMPTY]
+    return float(np.median([(ours.p50(i) - floor.p50(i)) / empty.p50(i) for i in range(len(ours.rounds))]))

@@ -1,0 +1,105 @@
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select
+
+from clickloop.retriever.database import Database
+from clickloop.retriever.errors import NotReady
+from clickloop.retriever.log import Accepted, SearchLog
+from clickloop.retriever.schema import events, searches, shown
+from clickloop.retriever.types import Event, Search, Shown, Who
+
+PATIENCE_SECONDS = 30
+SOMEBODY = Who(client_id="c", attributes={"tier": "gold"})
+
+
+@pytest.fixture
+def log(database: Database) -> Iterator[SearchLog]:
+    opened = SearchLog(database)
+    yield opened
+    opened.close()
+
+
+def search(query_id: str, *documents: str) -> Search:
+    results = [Shown(rank, id_, "semantic", 0.5) for rank, id_ in enumerate(documents, 1)]
+    return Search(query_id, "red list", 10, {"colour": "red"}, "b", "r", results, SOMEBODY, 1.5, 100.0)
+
+
+def event(event_id: str, query_id: str = "q") -> Event:
+    return Event(event_id, query_id, "click", "d", 1, SOMEBODY, None, 100.0)
+
+
+def test_a_search_is_written_without_anything_that_comes_after_it(database: Database, log: SearchLog) -> None:
+    log.record(search("q", "one", "two"))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    rows = []
+    while not rows:
+        assert time.monotonic() < deadline
+        with database.read() as connection:
+            rows = connection.execute(select(searches)).all()
+            results = connection.execute(select(shown).order_by(shown.c.rank)).all()
+    (row,) = rows
+    assert (row.query_id, row.filter, row.client_id, row.attributes) == (
+        "q",
+        {"colour": "red"},
+        "c",
+        {"tier": "gold"},
+    )
+    assert [(one.search_seq, one.rank, one.document_id, one.propensity) for one in results] == [
+        (row.seq, 1, "one", 0.5),
+        (row.seq, 2, "two", 0.5),
+    ]
+
+
+def test_an_event_knows_the_searches_that_came_before_it(database: Database, log: SearchLog) -> None:
+    log.record(search("asked"))
+    log.add([event("1", "asked"), event("2", "never asked")])
+    with database.read() as connection:
+        known = {row.query_id: row.query_known for row in connection.execute(select(events))}
+    assert known == {"asked": True, "never asked": False}
+
+
+def test_searches_keep_the_order_in_which_they_came(database: Database, log: SearchLog) -> None:
+    for number in range(300):
+        log.record(search(f"q{number}", "one"))
+    log.add([event("to wait for the log")])
+    with database.read() as connection:
+        assert connection.scalars(select(searches.c.query_id).order_by(searches.c.seq)).all() == [
+            f"q{number}" for number in range(300)
+        ]
+
+
+def test_an_event_that_comes_again_is_a_duplicate_in_its_batch_and_later(log: SearchLog) -> None:
+    assert log.add([event("1"), event("1"), event("2")]) == Accepted(2, 1)
+    assert log.add([event("2"), event("3")]) == Accepted(1, 1)
+    assert log.add([]) == Accepted(0, 0)
+
+
+def test_of_two_who_send_the_same_events_one_brings_each(database: Database, log: SearchLog) -> None:
+    counted: list[Accepted] = []
+    batch = [event(str(number)) for number in range(50)]
+    threads = [threading.Thread(target=lambda: counted.append(log.add(batch))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(one.accepted for one in counted) == 50
+    assert sum(one.duplicates for one in counted) == 350
+    with database.read() as connection:
+        assert len(connection.execute(select(events)).all()) == 50
+
+
+def test_closing_writes_what_waits_and_takes_no_more(database: Database) -> None:
+    log = SearchLog(database)
+    for number in range(20):
+        log.record(search(f"q{number}", "one"))
+    log.close()
+    with database.read() as connection:
+        assert len(connection.execute(select(searches)).all()) == 20
+    with pytest.raises(NotReady, match="closed"):
+        log.record(search("late"))
+    with pytest.raises(NotReady, match="closed"):
+        log.add([event("late")])
+    log.close()
