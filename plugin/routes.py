@@ -19,12 +19,14 @@ from .problems import Problem, ProblemRoute, direct_route
 from .reports import Reports
 from .schemas import DocumentsBody, EventsBody, SearchBody, answer_json, run_json, sound_events
 
-SEARCHING = 16  # searches and batches of events at a time; others wait
+SEARCHING, TAKING = 16, 8  # searches, and batches of events, at a time; others wait
 
 
 def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: CollectorRegistry) -> APIRouter:
     router = APIRouter(route_class=direct_route(require(keys, "search")))
-    threads = ThreadPoolExecutor(SEARCHING, thread_name_prefix="search")
+    searching = ThreadPoolExecutor(SEARCHING, thread_name_prefix="search")
+    # Threads of their own: who waits for the disk delays no search.
+    taking = ThreadPoolExecutor(TAKING, thread_name_prefix="events")
     seconds = Histogram(
         "clickloop_search_seconds",
         "Time to answer a search",
@@ -44,11 +46,11 @@ def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: Coll
 
     @router.post("/v1/search")
     async def search(body: SearchBody) -> Response:
-        return _raw(await asyncio.get_running_loop().run_in_executor(threads, answer, body))
+        return _raw(await asyncio.get_running_loop().run_in_executor(searching, answer, body))
 
     @router.post("/v1/events")
     async def events(body: EventsBody) -> Response:
-        return _raw(await asyncio.get_running_loop().run_in_executor(threads, take, body))
+        return _raw(await asyncio.get_running_loop().run_in_executor(taking, take, body))
 
     return router
 
