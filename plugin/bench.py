@@ -25,7 +25,7 @@ from ..trainer.recipe import Promotion, Recipe
 from ..trainer.rehearsal import Habits, Lived, Rehearsal
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
-from . import bench_index, plots
+from . import bench_encoding, bench_index, plots
 from .collection import read_beir
 from .demo import demo_collection
 from .settings import Settings
@@ -184,6 +184,8 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-power": gate_power,
     "gate-clicks": gate_clicks,
     "clicks": click_models,
+    "encoding": bench_encoding.encoding,
+    "ingest": bench_encoding.ingest,
     "index": bench_index.index,
     "index-million": bench_index.index_million,
 }
