@@ -25,7 +25,7 @@ from ..trainer.recipe import Promotion, Recipe
 from ..trainer.rehearsal import Habits, Lived, Rehearsal
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
-from . import bench_index, plots
+from . import bench_encoding, bench_index, plots
 from .bench_events import bench_events
 from .bench_search import measured, table_of
 from .bench_training import training
@@ -209,6 +209,8 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-clicks": gate_clicks,
     "clicks": click_models,
     "training": training,
+    "encoding": bench_encoding.encoding,
+    "ingest": bench_encoding.ingest,
     "index": bench_index.index,
     "index-million": bench_index.index_million,
     "search": searching,

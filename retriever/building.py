@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -24,11 +25,16 @@ def make_index(
     """A new index in its final place, optimised. `progress` gets the number of documents that are in it."""
     index = store.create(build_id, dimension)
     done = 0
-    for keys, vectors, payloads in batches:
-        index.upsert(keys, vectors, payloads)
-        done += len(keys)
-        progress(done)
-    index.finish()
+    try:
+        for keys, vectors, payloads in batches:
+            index.upsert(keys, vectors, payloads)
+            done += len(keys)
+            progress(done)
+        index.finish()
+    except BaseException:
+        with suppress(Exception):  # the first error says what is wrong
+            index.close()
+        raise
     return index
 
 

@@ -143,8 +143,10 @@ class EdgeIndex:
         self._shard.flush()
 
     def close(self) -> None:
-        self._shard.close()
-        self._closed()
+        try:
+            self._shard.close()
+        finally:
+            self._closed()
 
     def _check_room(self) -> None:
         _check_room(self._path, RESERVE, f"writing to the index {self._path.name}")

@@ -9,7 +9,7 @@ import kill_at_step
 import numpy as np
 import orjson
 import pytest
-from school import LessonSettings, kill, until
+from school import LessonSettings, kill, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -193,37 +193,39 @@ def test_a_night_waits_for_its_end(loop: ClickLoop, monkeypatch: pytest.MonkeyPa
 def test_rollback_after_a_compaction_goes_to_the_former_release(
     asked: Path, tmp_path: Path, lesson_settings: LessonSettings
 ) -> None:
-    with ClickLoop(lesson_settings(Path(shutil.copytree(asked, tmp_path / "data")))) as loop:
-        until(lambda: loop.releases.wanted() is None)
-        first, promoted = loop.releases.list()[-1].id, pointer(loop)
-        assert promoted.release_id != first
-        made = compacted(loop)
-        assert made.release_id == promoted.release_id
-        assert loop.releases.former() == first
-        number = loop.releases.request_switch(loop.releases.newest_build(first).id, "rollback", "test")
-        until(lambda: loop.releases.switch(number).state == "done")
-        assert pointer(loop).release_id == first
-        assert loop.releases.former() == promoted.release_id
-        back = loop.releases.request_switch(loop.releases.newest_build(promoted.release_id).id, "rollback", "test")
-        until(lambda: loop.releases.switch(back).state == "done")
-        assert pointer(loop).id == made.id
+    loop = ClickLoop(lesson_settings(Path(shutil.copytree(asked, tmp_path / "data"))))
+    resume(loop)
+    first, promoted = loop.releases.list()[-1].id, pointer(loop)
+    assert promoted.release_id != first
+    made = compacted(loop)
+    assert made.release_id == promoted.release_id
+    assert loop.releases.former() == first
+    number = loop.releases.request_switch(loop.releases.newest_build(first).id, "rollback", "test")
+    until(lambda: loop.releases.switch(number).state == "done")
+    assert pointer(loop).release_id == first
+    assert loop.releases.former() == promoted.release_id
+    back = loop.releases.request_switch(loop.releases.newest_build(promoted.release_id).id, "rollback", "test")
+    until(lambda: loop.releases.switch(back).state == "done")
+    assert pointer(loop).id == made.id
+    loop.close()
 
 
 def test_a_compaction_of_a_release_that_is_not_live_any_more_is_refused_and_removed(
     asked: Path, tmp_path: Path, lesson_settings: LessonSettings
 ) -> None:
-    with ClickLoop(lesson_settings(Path(shutil.copytree(asked, tmp_path / "data")))) as loop:
-        until(lambda: loop.releases.wanted() is None)
-        promoted, first = pointer(loop), loop.releases.list()[-1]
-        late = loop.releases.add_build(first.id)
-        loop.store.create(late.id, first.dimension).close()
-        number = loop.releases.request_switch(late.id, "compaction", "system")
-        until(lambda: loop.releases.switch(number).state != "requested")
-        refused = loop.releases.switch(number)
-        assert refused.state == "refused"
-        assert "superseded" in str(refused.error)
-        until(lambda: late.id not in loop.store.names())
-        assert pointer(loop).id == promoted.id
+    loop = ClickLoop(lesson_settings(Path(shutil.copytree(asked, tmp_path / "data"))))
+    resume(loop)
+    promoted, first = pointer(loop), loop.releases.list()[-1]
+    late = loop.releases.add_build(first.id)
+    loop.store.create(late.id, first.dimension).close()
+    number = loop.releases.request_switch(late.id, "compaction", "system")
+    until(lambda: loop.releases.switch(number).state != "requested")
+    refused = loop.releases.switch(number)
+    assert refused.state == "refused"
+    assert "superseded" in str(refused.error)
+    until(lambda: late.id not in loop.store.names())
+    assert pointer(loop).id == promoted.id
+    loop.close()
 
 
 def test_stored_vectors_of_former_documents_are_dropped(loop: ClickLoop, monkeypatch: pytest.MonkeyPatch) -> None:

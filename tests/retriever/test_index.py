@@ -165,6 +165,16 @@ def test_edge_opens_a_folder_only_once(edge_store: EdgeStore) -> None:
     edge_store.open("build").close()
 
 
+def test_edge_drops_an_index_that_is_still_open_when_it_is_closed(edge_store: EdgeStore) -> None:
+    """A search that began before the switch ends on the index it began with, and no file of that is left."""
+    made = edge_store.create("build", DIMENSION)
+    made.upsert([1], unit(1), [{}])
+    edge_store.drop("build")
+    assert [neighbour.key for neighbour in made.query(unit(1)[0], 10)] == [1]
+    made.close()
+    assert edge_store.names() == []
+
+
 def test_edge_keeps_what_was_written_before_and_after_an_optimisation(edge_store: EdgeStore) -> None:
     vectors = unit(200)
     made = edge_store.create("build", DIMENSION)

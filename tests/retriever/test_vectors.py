@@ -2,10 +2,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickloop.retriever.vectors import VectorLog
+from clickloop.retriever.errors import NoRoom
+from clickloop.retriever.vectors import VectorLog, scratch
 
 DIMENSION = 3
 RECORD = 8 + 8 + 4 * DIMENSION  # bytes
@@ -133,3 +135,13 @@ def test_whatever_happens_the_log_holds_the_newest_of_every_key(
             else:
                 log.compact(np.array(sorted(expected), dtype=np.int64))
             assert content(log) == expected
+
+
+def test_room_for_vectors_leaves_no_file_and_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    vectors_ = scratch(tmp_path, 3, DIMENSION)
+    vectors_[1] = 1
+    assert vectors_.sum() == DIMENSION
+    assert scratch(tmp_path, 0, DIMENSION).shape == (0, DIMENSION)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NoRoom, match=r"1,000,000,000,000 vectors needs .* MiB of disk"):
+        scratch(tmp_path, 10**12, DIMENSION)
