@@ -26,6 +26,7 @@ from ..trainer.rehearsal import Habits, Lived, Rehearsal
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
 from . import plots
+from .bench_mining import mining
 from .collection import read_beir
 from .demo import demo_collection
 from .settings import Settings
@@ -184,6 +185,7 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-power": gate_power,
     "gate-clicks": gate_clicks,
     "clicks": click_models,
+    "mining": mining,
 }
 
 

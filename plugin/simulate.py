@@ -29,6 +29,7 @@ from ..trainer.gate import INTERVAL_Z
 from ..trainer.judge import Tonight
 from ..trainer.lessons import Skipped
 from ..trainer.mine import Triplet
+from ..trainer.nightly import training_start
 from ..trainer.people import People
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
@@ -305,7 +306,8 @@ class _Life:
         if path.exists():
             ranked = orjson.loads(path.read_bytes())
         else:
-            model = self._loop.releases.folder(tonight.champion.release.id) / "model"
+            start = training_start(self._loop.releases, tonight.champion.release, self._recipe)
+            model = self._loop.releases.folder(start.id) / "model"
             progress = self._progress(f"oracle: {name}")
             try:
                 ranked = taught_by(
@@ -320,7 +322,8 @@ class _Life:
     def _oracle_key(self, pairs: set[tuple[str, str]], tonight: Tonight) -> str:
         """Of everything that the training and the measuring depend on."""
         recipe, release = self._recipe, tonight.champion.release
-        found = hashlib.sha256(orjson.dumps(sorted(release.checksums.items())))
+        start = training_start(self._loop.releases, release, recipe)
+        found = hashlib.sha256(orjson.dumps([sorted(each.checksums.items()) for each in (release, start)]))
         found.update(f"{recipe.training!r} {recipe.mining!r} {recipe.seed}".encode())
         for value in (sorted(pairs), [question.text for question in self._test]):
             found.update(orjson.dumps(value))
