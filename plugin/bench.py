@@ -27,6 +27,7 @@ from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
 from . import bench_encoding, bench_index, plots
 from .bench_events import bench_events
+from .bench_mining import mining
 from .bench_search import measured, table_of
 from .bench_training import training
 from .collection import read_beir
@@ -208,6 +209,7 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "gate-power": gate_power,
     "gate-clicks": gate_clicks,
     "clicks": click_models,
+    "mining": mining,
     "training": training,
     "encoding": bench_encoding.encoding,
     "ingest": bench_encoding.ingest,

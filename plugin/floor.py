@@ -44,7 +44,9 @@ def _timed(build: OpenBuild, order: dict[str, Any]) -> list[float]:
 
 def _exact(loop: ClickLoop, build: OpenBuild, queries: list[str]) -> list[list[str]]:
     newest = loop.releases.vectors(build.release).newest()
-    found, _ = ShadowIndex(newest.keys, newest.vectors(slice(None))).query(np.stack([build.encoder.query(query) for query in queries]), K)
+    found, _ = ShadowIndex(newest.keys, newest.vectors(slice(None))).query(
+        np.stack([build.encoder.query(query) for query in queries]), K
+    )
     documents = loop.documents.by_key(np.unique(found).tolist())
     return [[documents[key].id for key in row] for row in found.tolist()]
 

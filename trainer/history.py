@@ -108,8 +108,9 @@ class History:
     @property
     def night(self) -> Mapping[str, Any]:
         """For the report: what the last night added."""
-        found: Mapping[str, Any] = self._kept.state.get("night", {}).get("counts", {})
-        return found
+        night = self._kept.state.get("night", {"counts": {}, "pushed": []})
+        pushed = night["pushed"]
+        return {**night["counts"], "pushed_documents": len(pushed), "pushed_document_ids": pushed[:10]}
 
     # What it knows
 
@@ -204,7 +205,7 @@ class History:
             "bounds": asdict(Bounds(end, tonight.event)),
             "last": last_search(self._database, end),
             "sha256": hashlib.sha256(f"{self.sha256} {read}".encode()).hexdigest(),
-            "night": self._report(tonight, honest, judges, robots),
+            "night": self._report(tonight, new, honest, judges, robots),
         }
         tables = {name: found[name].select(schema.names()).cast(schema) for name, schema in SCHEMAS.items()}
         self._kept.add(tables, state)
@@ -245,25 +246,27 @@ class History:
         texts = [numbers(parted[name]) for name in ("release", *PAIR, "person")]
         return tally(parted.with_columns(texts), by=("part", "release"))
 
-    def _report(self, tonight: Bounds, log: pl.DataFrame, judges: pl.DataFrame, robots: Robots) -> dict[str, Any]:
-        """What one block added, and the blocks before it that belong to the same night."""
-        people = judges.join(log.select("person").unique(), on="person", how="semi")
-        counts: dict[str, Any] = {
-            "searches": log["search"].n_unique(),
-            "clicks": int(log["clicked"].sum()),
-            "queries": log["query"].n_unique(),
+    def _report(
+        self, tonight: Bounds, new: pl.DataFrame, honest: pl.DataFrame, judges: pl.DataFrame, robots: Robots
+    ) -> dict[str, Any]:
+        """What this block added, and the blocks before it that belong to the same night."""
+        people = judges.join(honest.select("person").unique(), on="person", how="semi")["judges"]
+        counts: dict[str, int] = {
+            "searches": honest["search"].n_unique(),
+            "clicks": int(honest["clicked"].sum()),
+            "queries": honest["query"].n_unique(),
             "people": len(people),
-            "people_who_judge": int(people["judges"].sum()),
+            "people_who_teach": int((~people).sum()),
+            "people_who_judge": int(people.sum()),
             "robots_left_out": robots.people,
-            "robot_searches_left_out": robots.searches,
+            "robot_searches_left_out": new["search"].n_unique() - honest["search"].n_unique(),
         }
         night = self._kept.state.get("night", {})
+        pushed = set(robots.pushed)
         if night.get("bounds") == asdict(tonight):
             counts = {name: count + night["counts"][name] for name, count in counts.items()}
-            pushed = sorted({*robots.pushed, *night["counts"]["pushed_document_ids"]})
-        else:
-            pushed = robots.pushed
-        return {"bounds": asdict(tonight), "counts": {**counts, "pushed_document_ids": pushed}}
+            pushed |= set(night["pushed"])
+        return {"bounds": asdict(tonight), "counts": counts, "pushed": sorted(pushed)}
 
 
 def _visits_of(log: pl.DataFrame) -> pl.DataFrame:

@@ -51,7 +51,11 @@ class Lessons:
 
 
 def read_lessons(
-    history: History, bounds: Bounds, champion: Release, recipe: Recipe, progress: Callable[[float], None]
+    history: History,
+    bounds: Bounds,
+    champion: Release,
+    recipe: Recipe,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> Lessons:
     """Brings the history up to these bounds first.
 

@@ -10,7 +10,7 @@ import orjson
 
 from ..retriever.database import Database
 from ..retriever.documents import Documents
-from ..retriever.errors import ClickLoopError
+from ..retriever.errors import ClickLoopError, ModelError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.owner import Owner
@@ -188,8 +188,9 @@ class Night:
         release_id = run.id.replace("run-", "release-", 1)
         if self._releases.whole(release_id):
             return self._releases.get(release_id)
+        start = training_start(self._releases, champion, self._recipe)
         model, curve = finetune(
-            self._releases.folder(champion.id) / "model",
+            self._releases.folder(start.id) / "model",
             training,
             development,
             work / "checkpoints",
@@ -200,7 +201,7 @@ class Night:
         )
         write_whole(work / "curve.json", orjson.dumps(curve))
         lineage = {"run": run.id, "triplets": len(training), "log_seq": run.log_seq, "event_seq": run.event_seq}
-        release = self._releases.make(model, parent=champion.id, lineage=lineage, release_id=release_id)
+        release = self._releases.make(model, parent=start.id, lineage=lineage, release_id=release_id)
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         return release
 
@@ -251,6 +252,16 @@ class Night:
             if release.id != followed:
                 self._releases.drop_unused(release.id)
         shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
+
+
+def training_start(releases: Releases, champion: Release, recipe: Recipe) -> Release:
+    """The release whose weights are trained further. Raises ModelError when that is the first one and it is gone."""
+    if recipe.training.start == "champion":
+        return champion
+    first = releases.first()
+    if first is None:
+        raise ModelError('training.start = "first", but the first release is gone: set training.start = "champion"')
+    return first
 
 
 def _queries(results: Sequence[Result]) -> list[str]:

@@ -31,6 +31,9 @@ class Split(_Dials):
 
 
 class FineTuning(_Dials):
+    start: Literal["champion", "first"] = Field(
+        "champion", description="whose weights a night trains further: the present model's, or the first release's"
+    )
     epochs: int = Field(2, ge=1, le=50, description="passes over the training pairs, at most")
     batch_size: int = Field(64, ge=2, description="pairs that are each other's negatives")
     learning_rate: float = Field(2e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")

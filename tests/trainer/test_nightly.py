@@ -1,0 +1,45 @@
+"""Whose weights a night trains further."""
+
+import dataclasses
+from pathlib import Path
+
+import orjson
+import pytest
+
+from clickloop.retriever.database import Database
+from clickloop.retriever.errors import ModelError
+from clickloop.retriever.releases import Releases, write_whole
+from clickloop.retriever.types import Release
+from clickloop.trainer.nightly import training_start
+from clickloop.trainer.recipe import FineTuning, Recipe
+
+FROM_FIRST = Recipe(training=FineTuning(start="first"))
+
+
+@pytest.fixture
+def releases(database: Database, tmp_path: Path) -> Releases:
+    return Releases(database, tmp_path / "releases")
+
+
+def made(releases: Releases, name: str, parent: str | None, at: float) -> Release:
+    release = Release(name, parent, 8, "{text}", "", "", 32, "onnx", {}, {}, at)
+    releases.folder(name).mkdir(parents=True)
+    write_whole(releases.folder(name) / "release.json", orjson.dumps(dataclasses.asdict(release)))
+    releases.record(release)
+    return release
+
+
+def test_it_is_the_champion_or_the_first_release_which_stays_for_that(releases: Releases) -> None:
+    first, champion = made(releases, "first", None, 1.0), made(releases, "third", "first", 3.0)
+    made(releases, "second", "first", 2.0)
+    assert training_start(releases, champion, Recipe()) == champion
+    for name in ("first", "second"):
+        releases.drop_unused(name)
+    assert training_start(releases, champion, FROM_FIRST) == first
+    assert not releases.whole("second")
+
+
+def test_a_first_release_that_was_lost_is_told_with_the_remedy(releases: Releases) -> None:
+    champion = made(releases, "second", "first", 2.0)
+    with pytest.raises(ModelError, match=r'set training.start = "champion"'):
+        training_start(releases, champion, FROM_FIRST)
