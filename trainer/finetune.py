@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 2  # epochs without a better ranking on the development split
 DISTRACTORS = 500  # texts of the training split among which those of the development split must be found
+GROUP = 24  # texts of like length that a CPU encodes together: more add padding, fewer gradients of all embeddings
 DIRECTIONS: Any = ("query_to_doc", "doc_to_query")  # a query must find its document, and the document its query
 CHOOSES = "eval_development_cosine_ndcg@10"
 
@@ -76,17 +78,59 @@ def finetune(
         callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
+    with _attention():
+        trainer.train(resume_from_checkpoint=_newest_checkpoint(work))
     # Otherwise every later call, the export's too, still runs in the trainer's bf16.
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.max_seq_length = served_length
     return model, _curve(trainer.state.log_history)
 
 
+def _attention() -> Any:
+    """Flash attention's backward pass takes a CPU several times as long as plain matrix products on short texts."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return nullcontext() if best_device() == "cuda" else sdpa_kernel([SDPBackend.MATH])
+
+
 def _loss(model: "SentenceTransformer", temperature: float) -> Any:
+    return _loss_class()(model, scale=1 / temperature, directions=DIRECTIONS)
+
+
+def _loss_class() -> Any:
+    """On a CPU all texts of a batch are encoded in groups of like length, which changes nothing but the padding."""
+    import torch
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    return MultipleNegativesRankingLoss(model, scale=1 / temperature, directions=DIRECTIONS)
+    class Grouped(MultipleNegativesRankingLoss):
+        def forward(self, sentence_features: Any, labels: Any) -> Any:
+            columns = list(sentence_features)
+            texts = _together(columns)
+            lengths = texts["attention_mask"].sum(1)
+            order, parts = lengths.argsort(), []
+            for start in range(0, len(order), GROUP):
+                rows = order[start : start + GROUP]
+                group = {name: value[rows, : int(lengths[rows].max())] for name, value in texts.items()}
+                parts.append(self.model(group)["sentence_embedding"])
+            embeddings = torch.cat(parts)[order.argsort()]
+            sizes = [len(features["input_ids"]) for features in columns]
+            return self.compute_loss_from_embeddings(list(torch.split(embeddings, sizes)), labels)
+
+    return MultipleNegativesRankingLoss if best_device() == "cuda" else Grouped
+
+
+def _together(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The texts of all columns under each other, padded on the right to the longest."""
+    import torch
+    from torch.nn.functional import pad
+
+    widest = max(features["input_ids"].shape[1] for features in columns)
+    first = columns[0]
+    names = [name for name, value in first.items() if getattr(value, "shape", None) == first["input_ids"].shape]
+    return {
+        name: torch.cat([pad(features[name], (0, widest - features[name].shape[1])) for features in columns])
+        for name in names
+    }
 
 
 def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:

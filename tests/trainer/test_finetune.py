@@ -1,4 +1,4 @@
-"""A GPU without room: smaller steps, the same model."""
+"""Training in groups of like length, and on a GPU without room: the same model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +14,16 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 
 from clickloop.retriever.errors import ModelError
+from clickloop.trainer import finetune as finetuning
 from clickloop.trainer.finetune import finetune
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
 BATCH = 40
-TRIPLETS = [Triplet(f"{query} k", f"{n % 10} l", f"{(n + 3) % 10} m") for n, query in enumerate("abcdefghij" * 8)]
+TRIPLETS = [
+    Triplet(f"{query} k", f"{n % 10} l" + " k" * (n % 4), f"{(n + 3) % 10} m")
+    for n, query in enumerate("abcdefghij" * 8)
+]
 Tune = Callable[[str], np.ndarray[Any, Any]]
 
 
@@ -39,7 +43,7 @@ def tune(tiny_model: Path, tmp_path: Path) -> Tune:
 
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets a GPU have room for so many texts at a time when they are embedded with gradients."""
+    """A GPU that has room for so many texts at a time when they are embedded with gradients."""
     whole, embed = MultipleNegativesRankingLoss.forward, CachedMultipleNegativesRankingLoss.embed_minibatch
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
@@ -54,6 +58,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise full
             return embed(self, *args, **kwargs)
 
+        monkeypatch.setattr(finetuning, "_loss_class", lambda: MultipleNegativesRankingLoss)
         monkeypatch.setattr(MultipleNegativesRankingLoss, "forward", limited_whole)
         monkeypatch.setattr(CachedMultipleNegativesRankingLoss, "embed_minibatch", limited)
 
@@ -68,6 +73,13 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
     found = tune("without")
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert f"training goes on with {BATCH // 20} texts at a time" in caplog.text
+
+
+def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "GROUP", 7)
+    grouped = tune("grouped")
+    monkeypatch.setattr(finetuning, "_loss_class", lambda: MultipleNegativesRankingLoss)
+    np.testing.assert_allclose(grouped, tune("whole"), atol=1e-3)
 
 
 def test_without_room_for_a_single_text_the_settings_to_change_are_named(
