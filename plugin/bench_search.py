@@ -276,6 +276,6 @@ def above_floor(rows: Mapping[str, Row]) -> float:
 
 
 def recall(found: Sequence[Sequence[float]], exact: Sequence[Sequence[float]]) -> float:
-    """Share of the results that score as well as the last one of exact search: of documents with one text any is right."""
+    """Share of the results that score as well as the last one of exact search: equal documents are all right."""
     right = [sum(score >= best[-1] - ROUNDING for score in scores) for scores, best in zip(found, exact, strict=True)]
     return sum(right) / sum(map(len, exact))
