@@ -1,7 +1,7 @@
 """What a search costs without a service around it: `python -m clickloop.plugin.floor DATA_DIR`, orders on stdin.
 
 An order is a line of JSON. {"queries", "filter"} is answered by the seconds that encoder and index took for each, one
-after the other, without texts, HTTP or log; {"exact"} by the ids of the ten nearest documents by exact search.
+after the other, without texts, HTTP or log; {"exact"} by the scores of the ten nearest documents by exact search.
 """
 
 import sys
@@ -42,13 +42,11 @@ def _timed(build: OpenBuild, order: dict[str, Any]) -> list[float]:
     return each
 
 
-def _exact(loop: ClickLoop, build: OpenBuild, queries: list[str]) -> list[list[str]]:
+def _exact(loop: ClickLoop, build: OpenBuild, queries: list[str]) -> list[list[float]]:
     newest = loop.releases.vectors(build.release).newest()
-    found, _ = ShadowIndex(newest.keys, newest.vectors(slice(None))).query(
-        np.stack([build.encoder.query(query) for query in queries]), K
-    )
-    documents = loop.documents.by_key(np.unique(found).tolist())
-    return [[documents[key].id for key in row] for row in found.tolist()]
+    shadow = ShadowIndex(newest.keys, newest.vectors(slice(None)))
+    _, scores = shadow.query(np.stack([build.encoder.query(query) for query in queries]), K)
+    return [list(row) for row in scores.tolist()]
 
 
 if __name__ == "__main__":

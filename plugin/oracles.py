@@ -9,7 +9,7 @@ from ..retriever.releases import write_whole
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
 from ..trainer.truth import School, taught_by
-from .prepared import cached, with_code
+from .cache import cached, with_code
 
 Pairs = set[tuple[str, str]]  # a query's text and a document's id
 
@@ -64,7 +64,7 @@ def oracle(
     """What the model that these pairs teach finds for each question, kept for other simulations. Raises Skipped where
     they are too few.
     """
-    path = cached(_key(pairs, school, questions) + ".json")
+    path = cached("simulate", _key(pairs, school, questions) + ".json")
     if not path.exists():
         write_whole(path, orjson.dumps(taught_by(pairs, school, questions, progress)))
     ranked: list[list[str]] = orjson.loads(path.read_bytes())

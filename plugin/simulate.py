@@ -63,7 +63,7 @@ def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dic
         f"{len(documents)} documents; {len(asked)} queries that simulated people search, {len(test)} that only measure"
     )
     with Steps() as steps:
-        prepared = prepare(folder, documents, settings, steps.show)
+        prepared = prepare(documents, settings, steps.show)
         life = _Life(settings, asked, test, plan, steps.show)
         try:
             nights = [life.night(number) for number in range(1, plan.nights + 1)]

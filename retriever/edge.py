@@ -11,7 +11,7 @@ import qdrant_edge as edge
 
 from .errors import IndexFault, InvalidInput, NoRoom
 from .filters import MAX_EXACT, Condition, Filter, Scalar
-from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
+from .index import BREADTH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
 # Every call holds the GIL to its end: small batches let other threads in between.
@@ -124,6 +124,7 @@ class EdgeIndex:
             limit=limit,
             with_vector=False,
             with_payload=False,
+            params=edge.SearchParams(hnsw_ef=BREADTH),
         )
         return [Neighbour(int(point.id), float(point.score)) for point in self._shard.query(request)]
 

@@ -11,7 +11,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from .errors import IndexFault, InvalidInput, Unreachable
 from .filters import MAX_EXACT, Condition, Filter, Scalar
-from .index import Index, Neighbour, PayloadIndexes, check_query, check_vectors
+from .index import BREADTH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
 BATCH = 256
@@ -117,6 +117,7 @@ class QdrantIndex:
             limit=limit,
             with_payload=False,
             with_vectors=False,
+            search_params=models.SearchParams(hnsw_ef=BREADTH),
         )
         return [Neighbour(int(point.id), float(point.score)) for point in answer.points]
 

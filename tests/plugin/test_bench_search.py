@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clickloop.plugin.bench_search import EMPTY, FLOOR, Row, above_floor, table_of
+from clickloop.plugin.bench_search import EMPTY, FLOOR, Row, above_floor, recall, table_of
 from clickloop.plugin.load import Asked, Clients, get, percentile, post
 from clickloop.retriever.errors import ClickLoopError
 
@@ -75,3 +75,7 @@ def test_ratios_are_medians_of_rounds_so_that_one_disturbed_round_does_not_count
 
 def test_percentiles_are_in_milliseconds() -> None:
     assert percentile([0.001, 0.002, 0.003], 0.5) == pytest.approx(2.0)
+
+
+def test_a_result_is_right_when_it_scores_as_well_as_the_last_one_of_exact_search() -> None:
+    assert recall([[0.9, 0.8, 0.8], [0.9, 0.7, 0.6]], [[0.9, 0.8, 0.8], [0.9, 0.8, 0.7]]) == pytest.approx(5 / 6)
