@@ -33,7 +33,7 @@ from .snapshot import (
 from .split import number, numbers, split, who_judges
 from .tally import COUNTED, PAIR, PLACE, fairly, less, summed, tally
 
-FORMAT = 1  # another number makes every history anew
+FORMAT = 2  # another number makes every history anew
 BLOCK = 100_000  # searches that are read together, so that memory is bounded
 MAX_SEARCHES = 10
 RECENT = 20_000  # searches that robots are told by, besides the new ones
