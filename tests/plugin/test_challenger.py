@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
+from clickloop.retriever.encoder import load_model
 from clickloop.retriever.ledger import entries, verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
@@ -163,9 +164,10 @@ def test_a_rollback_ends_the_challenger_and_its_index(challenged: Settings) -> N
     wanted, live = loop.releases.challenger_build(), loop.releases.live()
     assert wanted is not None
     assert live is not None
-    other = loop.releases.add_build(live.release_id)
-    index = loop.store.create(other.id, loop.releases.get(live.release_id).dimension)
-    index.close()
+    model = load_model(str(loop.releases.folder(live.release_id) / "model"))
+    former = loop.releases.make(model, parent=None, lineage={})
+    other = loop.releases.add_build(former.id)
+    loop.store.create(other.id, former.dimension).close()
     number = loop.releases.request_switch(other.id, "rollback", "test")
     until(lambda: loop.releases.switch(number).state == "done")
     until(lambda: loop.live.challenger() is None and wanted.id not in loop.store.names())
