@@ -144,7 +144,7 @@ class _Prepared:
         return vector
 
     def documents(self, documents: Any) -> Vectors:
-        raise NotImplementedError(documents)
+        raise TypeError(f"{documents!r}: the documents were encoded when the index was made")
 
 
 def _searched(loop: ClickLoop, build: Build, release: Release, queries: Vectors, exact: Keys) -> dict[str, str]:
