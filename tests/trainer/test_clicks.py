@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from impressions import SCHEMA, Row, log_of
 
 from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.search import RANKER
@@ -26,22 +27,12 @@ from clickloop.trainer.click_models import (
 )
 from clickloop.trainer.clicks import choose, corrected_gains, judge
 from clickloop.trainer.people import KINDS, people
-from clickloop.trainer.tally import MAX_QUERIES, count_people
+from clickloop.trainer.tally import count_people
 
-SCHEMA = {
-    "search": pl.Int64,
-    "query": pl.String,
-    "person": pl.String,
-    "document_id": pl.String,
-    "rank": pl.Int64,
-    "clicked": pl.Boolean,
-}
-Row = tuple[str, str, str, int, bool]
 SHARE = 0.05  # of shown documents that are relevant
 LIKING, NOISE = 0.8, 0.1
 RIGHT = {"d0", "d1"}
 QUERIES, DOCUMENTS, SESSIONS = 60, 12, 3_000
-COUNTED = ["query", "document_id", "rank", "best", "views", "clicks"]
 
 
 def by_position(examination: Floats, liking: float, noise: float, share: Floats) -> ClickModel:
@@ -52,12 +43,6 @@ def by_position(examination: Floats, liking: float, noise: float, share: Floats)
 
 
 KNOWN = by_position(1 / np.arange(1, 11), LIKING, NOISE, np.full(10, SHARE))
-
-
-def log_of(rows: list[Row]) -> pl.DataFrame:
-    """Every row is a search of its own, so that nothing was clicked above."""
-    log = pl.DataFrame([(search, *row) for search, row in enumerate(rows)], schema=SCHEMA, orient="row")
-    return log.with_columns(ranker=pl.lit(RANKER))
 
 
 def scored(seed: int, size: float) -> pl.DataFrame:
@@ -188,20 +173,6 @@ def test_the_click_model_is_fitted_without_what_only_exploration_showed() -> Non
 def test_who_clicks_again_and_again_counts_once() -> None:
     once, often = crowd("d", 3, 1), crowd("d", 3, 1) + [("q", "d 1 0", "d", 4, True)] * 50
     assert judged(often) == judged(once)
-
-
-def test_who_looks_again_and_again_counts_once_at_the_best_rank() -> None:
-    counts = count_people(
-        log_of([("q", "ann", "d", 5, False), ("q", "ann", "d", 2, False), ("q", "ann", "d", 9, False)])
-    )
-    assert counts.select(COUNTED).rows() == [("q", "d", 2, 2, 1.0, 0.0)]
-
-
-def test_a_person_with_a_click_counts_where_it_was_clicked() -> None:
-    counts = count_people(
-        log_of([("q", "ann", "d", 1, False), ("q", "ann", "d", 7, True), ("q", "bob", "d", 1, False)])
-    )
-    assert counts.select(COUNTED).rows() == [("q", "d", 1, 1, 1.0, 0.0), ("q", "d", 7, 1, 1.0, 1.0)]
 
 
 def test_queries_documents_and_people_are_not_mixed_up() -> None:
@@ -392,24 +363,6 @@ def test_nothing_held_out_gives_no_likelihoods() -> None:
         assert choice.model.name == NAMES[0]
 
 
-def test_a_click_is_counted_with_its_distance_to_the_last_one_above() -> None:
-    clicked = {2, 3, 9}
-    rows = [(1, "q", "ann", f"d{rank:02}", rank, rank in clicked) for rank in range(1, 11)]
-    rows += [(2, "q", "bob", "d11", 1, True), (3, "p", "bob", "d12", 2, False)]
-    counts = count_people(pl.DataFrame(rows, schema=SCHEMA, orient="row")).sort("document_id")
-    assert counts["gap"].to_list() == [0, 0, 1, 1, 2, 3, 4, 4, 4, 1, 0, 0]
-
-
-def test_a_person_with_very_many_queries_weighs_no_more_than_the_most_that_count() -> None:
-    many = [(f"q{number:05}", "robot", "d", 1, number % 2 == 0) for number in range(4 * MAX_QUERIES)]
-    counts = count_people(log_of([*many, ("q00000", "ann", "d", 1, True)]))
-    assert counts["views"].sum() == MAX_QUERIES + 1
-    others = [(query, person, document, rank, not clicked) for query, person, document, rank, clicked in many]
-    assert set(count_people(log_of(others))["query"]) | {"q00000"} == set(counts["query"]), "whatever was clicked"
-    few = count_people(log_of(many[:MAX_QUERIES]))
-    assert few["views"].to_list() == [1] * MAX_QUERIES
-
-
 def with_levels(rows: list[Row], levels: dict[str, int]) -> pl.DataFrame:
     """A log in which the clicks of these people led further."""
     log = log_of(rows)
@@ -487,20 +440,3 @@ def test_scores_that_say_nothing_change_little() -> None:
     log, noise = simulated(1, 1.0), scored(1, 0.0)
     plain, mute = (judge(count_people(each), choose(each).model)["relevance"] for each in (log, noise))
     assert float((plain - mute).abs().mean()) < 0.02  # type: ignore[arg-type]
-
-
-def test_the_lead_does_not_depend_on_the_scale_of_the_scores() -> None:
-    rows = [(1, "q", "p", f"d{rank}", rank, False) for rank in range(1, 5)]
-    log = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    scores = np.array([0.9, 0.4, 0.4, 0.3])
-    leads = [
-        count_people(log.with_columns(score=pl.Series(1 - width * (1 - scores))))["lead"].to_list()
-        for width in (1.0, 0.5)
-    ]
-    assert leads == [[8, -2, -2, -4]] * 2
-
-
-def test_an_unknown_score_is_neither_for_nor_against_a_result() -> None:
-    rows = [(1, "q", "p", f"d{rank}", rank, False) for rank in range(1, 4)]
-    log = pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(score=pl.Series([0.8, None, 0.2]))
-    assert count_people(log)["lead"].to_list() == [6, 0, -6]
