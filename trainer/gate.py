@@ -146,6 +146,11 @@ class Decision:
     level: float = 0.0
     p_value: float = 1.0
 
+    @property
+    def open(self) -> bool:
+        """Whether more evidence about the same candidate could promote it."""
+        return self.outcome == "not_enough_evidence" and self.look > 0
+
 
 def first_level(k: int) -> float:
     """a_k = .036 · 150 / ((k + 149)(k + 150)), and 2e-4 more for k ≤ 7. The sum over all k is .0374."""
@@ -168,10 +173,19 @@ def screen(development: Sample) -> Decision | None:
         return None
     reason = (
         f"on the development split the candidate gains {development.mean:+.4f} ± {development.error:.4f} "
-        f"(z = {development.z:.2f}, needed > {SCREEN_Z:g}, {development.n} clusters): not worth a look at the "
-        "holdout. No look was spent"
+        f"(z = {development.z:.2f}, needed > {SCREEN_Z:g}, {development.n} clusters): no look at the holdout was spent"
     )
     return Decision("rejected", (reason,), development)
+
+
+def ask_people(refused: Decision, looks: int) -> Decision:
+    """What the screen refused, followed with no evidence yet. The screen counts what was never shown as nothing: under
+    strong position bias that hides most of what a better model finds, and only people who see its results can tell. It
+    takes number k and may spend the budget of its later nights; that of its first look stays unspent.
+    """
+    k = looks + 1
+    reason = f"no other candidate is followed, so people are shown its results, as number {k}, and decide"
+    return Decision("not_enough_evidence", (*refused.reasons, reason), Sample(), k)
 
 
 def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
@@ -197,7 +211,9 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
     by_queries, by_people = queries.p_value, people.votes_p_value
     facts = (
         f"after {nights} nights the challenger (look {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} query "
-        f"clusters: p = {by_queries:.2g}, allowed {level:.2g}",
+        f"clusters: p = {by_queries:.2g}, allowed {level:.2g}"
+        if queries.n > 1
+        else f"after {nights} nights hardly any query judges the challenger (look {k})",
         f"{people.n} people saw both where they differ, and prefer it by {_interval(people)} votes: "
         f"p = {by_people:.2g}, allowed {level:.2g}"
         if people.n > 1

@@ -13,7 +13,7 @@ from .challenge import Challengers, Followed, preferences
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors
 from .evaluate import Result, evidence, visibility
-from .gate import Challenger, Decision, Sample, decide, follow, screen
+from .gate import Challenger, Decision, Sample, ask_people, decide, follow, screen
 from .guards import summed_up
 from .history import History
 from .lessons import Lessons
@@ -58,8 +58,8 @@ class Judge:
         self._folder = folder
         self._recipe = recipe
 
-    def screen(self, tonight: Tonight, release: Release) -> Decision | None:
-        """Why the candidate is not worth a look: on the development split, ranking few of the documents."""
+    def screen(self, tonight: Tonight, release: Release) -> tuple[Decision | None, list[Result]]:
+        """Why the candidate is not worth a look, or None, by the results on the development split, of few documents."""
         lessons, corpus = tonight.lessons, tonight.corpus
         part = lessons.screened
         queries = [lessons.wordings[query] for query in part["query"].unique().sort()]
@@ -69,12 +69,21 @@ class Judge:
         seconds = time.monotonic() - began
         results = Contest(some, tonight.champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
         refused = screen(_sample(results))
-        spent = saving(len(rows), len(corpus.keys), seconds, passed=refused is None)
+        if refused is not None and self._recipe.promotion.evaluation_traffic and not self._follows_other(tonight):
+            refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
+        spent = saving(len(rows), len(corpus.keys), seconds, passed=refused is None or refused.open)
         self._runs.detail(tonight.run.id, screen=spent)
         if refused is not None:
             self._decided(tonight, release, refused)
-            self._saw(tonight.run, refused, results)
-        return refused
+            self._saw(tonight.run, replace(refused, sample=_sample(results)), results)
+        return refused, results
+
+    def may_be_followed(self, tonight: Tonight, candidate: Side, decision: Decision) -> Decision:
+        """The decision that is open, turned where the candidate breaks a guard."""
+        contest = Contest(tonight.corpus, tonight.champion, candidate)
+        guarded = self._with_guards(tonight, contest, decision, first=True)
+        self._decided(tonight, candidate.release, guarded)
+        return guarded
 
     def judge(self, tonight: Tonight, candidate: Side) -> tuple[Decision, list[Result]]:
         """The decision and the results on the holdout."""
@@ -84,7 +93,7 @@ class Judge:
         slices = by_slice(holdout, lessons.holdout, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
         looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
-        decision = self._with_guards(tonight, contest, decide(_sample(holdout), looks, dials))
+        decision = self._with_guards(tonight, contest, decide(_sample(holdout), looks, dials), first=True)
         self._decided(tonight, candidate.release, decision)
         self._saw(run, decision, holdout)
         return decision, holdout
@@ -96,7 +105,7 @@ class Judge:
         results: list[Result] = []
         if followed.judged_by != run.id:
             followed, results = self._listen(tonight, followed, challenger.release, contest)
-        decision = self._with_guards(tonight, contest, follow(followed.state, self._recipe.promotion))
+        decision = self._with_guards(tonight, contest, follow(followed.state, self._recipe.promotion), first=False)
         self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
         self._decided(tonight, challenger.release, decision, first=False)
         if results and decision.outcome == "promoted":
@@ -128,13 +137,13 @@ class Judge:
         self._challengers.keep(now, lessons.champion, fresh)
         return now, results
 
-    def _with_guards(self, tonight: Tonight, contest: Contest, decision: Decision) -> Decision:
-        """The decision, turned where it promotes a model that breaks a guard."""
+    def _with_guards(self, tonight: Tonight, contest: Contest, decision: Decision, *, first: bool) -> Decision:
+        """The decision, turned where a model that breaks a guard would be promoted, or newly shown to people."""
         run, lessons = tonight.run, tonight.lessons
         golden = None if lessons.golden is None else contest.golden(lessons.golden)
         if golden is not None:
             self._runs.detail(run.id, golden=report.golden_json(golden, contest.candidate_id))
-        if decision.outcome != "promoted":
+        if decision.outcome != "promoted" and not (first and decision.open):
             return decision
         found = contest.guards(self._recipe.guards, lessons.wordings.values(), golden)
         asked = {guard.name: guard.as_json() | {"release": contest.candidate_id} for guard in found}
@@ -143,6 +152,10 @@ class Judge:
         if broken:
             return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
         return replace(decision, reasons=(*decision.reasons, summed_up(found)))
+
+    def _follows_other(self, tonight: Tonight) -> bool:
+        followed = self._challengers.of(tonight.lessons.champion)
+        return followed is not None and followed.run_id != tonight.run.id
 
     def _decided(self, tonight: Tonight, candidate: Release, decision: Decision, *, first: bool = True) -> None:
         lessons = tonight.lessons

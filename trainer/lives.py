@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .gate import Challenger, Sample, decide, follow, screen, stronger
+from .gate import Challenger, Sample, ask_people, decide, follow, screen, stronger
 from .recipe import Promotion
 
 T = TypeVar("T")
@@ -100,8 +100,10 @@ class Bank:
 class Course:
     """The looks of a service and its challenger, in the order in which a night treats them."""
 
-    def __init__(self, dials: Promotion) -> None:
+    def __init__(self, dials: Promotion, *, people: bool) -> None:
+        """`people` are shown the results of a challenger."""
         self._dials = dials
+        self._people = people
         self._looks = 0
         self.challenger: Challenger | None = None
 
@@ -116,12 +118,14 @@ class Course:
 
     def offer(self, development: Sample, holdout: Sample) -> bool:
         """A new candidate. Whether it is promoted; it may also become the challenger."""
-        if screen(development) is not None:
-            return False
-        decision = decide(holdout, self._looks, self._dials)
+        decision = screen(development)
+        if decision is None:
+            decision = decide(holdout, self._looks, self._dials)
+        elif self.challenger is None and self._people:
+            decision = ask_people(decision, self._looks)
         self._looks = max(self._looks, decision.look)
-        if decision.outcome == "not_enough_evidence" and decision.look and stronger(holdout, self.challenger):
-            self.challenger = Challenger(decision.look, 1, holdout)
+        if decision.open and stronger(decision.sample, self.challenger):
+            self.challenger = Challenger(decision.look, 1, decision.sample)
         if decision.outcome == "promoted":
             self.challenger = None
         return decision.outcome == "promoted"
@@ -138,7 +142,7 @@ class Life:
 
     def __init__(self, world: World, banks: tuple[Bank, Bank], random: np.random.Generator, dials: Promotion) -> None:
         self._world, self._banks, self._random = world, banks, random
-        self._course = Course(dials)
+        self._course = Course(dials, people=world.people > 0)
         self.follows_better = False  # the challenger is really better
         self._fresh = round(world.blocks * (1 - world.reused))
         self._last = banks[0].draw(random, world.blocks)

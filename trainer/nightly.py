@@ -146,23 +146,26 @@ class Night:
         self._watch(tonight, lesson_triplets[0], candidate_release)
 
         steps.begin("screening")
-        refused = self._judge.screen(tonight, candidate_release)
-        if refused is not None:
-            self._runs.finish(run.id, refused.outcome, list(refused.reasons))
+        decision, results = self._judge.screen(tonight, candidate_release)
+        if decision is not None and not decision.open:
+            self._runs.finish(run.id, decision.outcome, list(decision.reasons))
             return
 
         steps.begin("embedding documents with the candidate")
         candidate = self._judge.side(corpus, candidate_release, steps, keep=True)
 
         steps.begin("judging")
-        decision, holdout = self._judge.judge(tonight, candidate)
+        if decision is None:
+            decision, results = self._judge.judge(tonight, candidate)
+        else:
+            decision = self._judge.may_be_followed(tonight, candidate, decision)
         if decision.outcome == "promoted":
             steps.begin("building the new index")
-            build_id = self._promoter.build(run, steps, corpus, candidate, _queries(holdout))
+            build_id = self._promoter.build(run, steps, corpus, candidate, _queries(results))
             self._promoter.hand_over(run, steps, build_id)
             return
-        if decision.outcome == "not_enough_evidence" and decision.look:
-            self._challenge(tonight, decision, candidate, holdout)
+        if decision.open:
+            self._challenge(tonight, decision, candidate, results)
         self._runs.finish(run.id, decision.outcome, list(decision.reasons))
 
     def _champion(self, run: Run) -> Release:
@@ -221,7 +224,7 @@ class Night:
         self._promoter.hand_over(run, steps, build_id)
         return True
 
-    def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, holdout: list[Result]) -> None:
+    def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, results: list[Result]) -> None:
         """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one."""
         run, champion = tonight.run, tonight.lessons.champion
         assert run.log_seq is not None
@@ -231,10 +234,10 @@ class Night:
         build_id = None
         if self._recipe.promotion.evaluation_traffic:
             tonight.steps.begin("building the challenger's index")
-            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, _queries(holdout))
+            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, _queries(results))
         state = Challenger(decision.look, 1, decision.sample)
         followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
-        self._challengers.keep(followed, champion, query_units(holdout))
+        self._challengers.keep(followed, champion, query_units(results))
 
     def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
         return {

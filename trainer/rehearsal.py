@@ -115,7 +115,7 @@ class _Life:
         self.estimates: list[Sample] = []
         self.people = Sample()
         self._log: list[pl.DataFrame] = []
-        self._course = Course(stage.recipe.promotion)
+        self._course = Course(stage.recipe.promotion, people=traffic > 0)
         self._since = 0  # the last search before it was followed
         self._counted: set[str] = set()
 

@@ -17,6 +17,8 @@ from clickloop.retriever.ledger import entries, verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
 from clickloop.retriever.types import Document, Event, Who
+from clickloop.trainer import gate
+from clickloop.trainer.guards import Guarded
 from clickloop.trainer.recipe import Promotion, Split
 
 PEOPLE = 250
@@ -105,6 +107,51 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     assert run.details["challenger"]["people"]["n"] == PEOPLE
     assert verify(loop.database) == []
     assert [entry.kind for entry in entries(loop.database)][-1] == "switch"
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("traffic", "broken", "outcome", "followed"),
+    [
+        (1.0, False, "not_enough_evidence", True),
+        (0.0, False, "rejected", False),
+        (1.0, True, "rejected", False),
+    ],
+)
+def test_what_the_screen_refuses_is_shown_to_people_if_it_breaks_no_guard(
+    taught: Path,
+    tmp_path: Path,
+    lesson_settings: LessonSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    traffic: float,
+    broken: bool,
+    outcome: str,
+    followed: bool,
+) -> None:
+    settings = uncertain(lesson_settings, Path(shutil.copytree(taught, tmp_path / "data")))
+    dials = settings.promotion.model_copy(update={"evaluation_traffic": traffic})
+    loop = ClickLoop(settings.model_copy(update={"promotion": dials}))
+    monkeypatch.setattr(gate, "SCREEN_Z", 1e9)
+    monkeypatch.setattr(Guarded, "holds", not broken)
+    found = one_night(loop)
+    assert found.startswith(outcome), found
+    assert "development split" in found
+    assert (loop.releases.challenger_build() is not None) == followed
+    with loop.database.read() as connection:
+        spent = connection.execute(select(looks)).all()
+    assert [(look.k, look.level) for look in spent] == ([(1, 0.0)] if traffic else [])
+    loop.close()
+
+
+def test_while_one_is_followed_what_the_screen_refuses_ends(
+    challenged: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = open_with_challenger(challenged)
+    wanted = loop.releases.challenger_build()
+    ask(loop, 60, likes=False)
+    monkeypatch.setattr(gate, "SCREEN_Z", 1e9)
+    assert one_night(loop).startswith("rejected")
+    assert loop.releases.challenger_build() == wanted
     loop.close()
 
 

@@ -17,6 +17,7 @@ from clickloop.trainer.gate import (
     Challenger,
     Decision,
     Sample,
+    ask_people,
     decide,
     first_level,
     follow,
@@ -114,6 +115,20 @@ def test_a_candidate_that_fails_the_screen_spends_no_look(development: list[floa
     found = screen(Sample.of(development))
     assert found is not None
     assert (found.outcome, found.look, found.level, found.p_value) == ("rejected", 0, 0.0, 1.0)
+
+
+def test_people_may_be_asked_about_what_the_screen_refused_and_that_takes_a_number() -> None:
+    refused = screen(Sample.of(spread(-0.01, 0.1)))
+    assert refused is not None
+    assert not refused.open
+    found = ask_people(refused, looks=3)
+    assert found.open
+    assert (found.look, found.level, found.p_value, found.sample) == (4, 0.0, 1.0, Sample())
+    assert found.reasons[:1] == refused.reasons
+    assert "number 4" in found.reasons[1]
+    liked = Sample.of([1.0] * 40)
+    assert follow(Challenger(4, 2, Sample(), liked), DIALS).outcome == "promoted"
+    assert follow(Challenger(4, 2, Sample(), Sample()), DIALS).open, "nobody said anything yet"
 
 
 def test_every_decision_says_why() -> None:
