@@ -79,7 +79,7 @@ def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dic
         "first": life.first(),
         "nights": nights,
         "oracles": oracles,
-        "shares": _shares(nights[-1]["served"]["gain"], oracles),
+        "shares": {side: _shares(found["gain"], oracles) for side, found in _last(nights).items()},
         "farms": farms,
         "seconds": round(time.monotonic() - started),
     }
@@ -97,8 +97,14 @@ def _merged(questions: Sequence[Question]) -> list[Question]:
     return [Question(text, ids) for text, ids in sorted(right.items())]
 
 
+def _last(nights: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, float]]:
+    """Measures of what is served after the last night, and of the newest candidate, served or not."""
+    candidates = [night["candidate"] for night in nights if "candidate" in night]
+    return {"served": nights[-1]["served"]} | ({"candidate": candidates[-1]} if candidates else {})
+
+
 def _shares(gain: float, oracles: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """How much of each oracle's gain the last served release has; without those that gained nothing."""
+    """How much this gain is of each oracle's; without those that gained nothing."""
     gains = {name: found["gain"] for name, found in oracles.items() if "gain" in found}
     return {name: gain / best for name, best in gains.items() if best > 0}
 
@@ -252,7 +258,7 @@ def _print(result: Mapping[str, Any]) -> None:
         console.width = FILE_WIDTH
     table = Table(
         title="True measures on queries that nobody searched; gain: change of nDCG@10 since the first release; share: "
-        "of an oracle's gain that the last night serves"
+        "of an oracle's gain that is served after the last night, and that the newest candidate has"
     )
     for column in ("", "outcome", DECIDES, "gain", "pairs", "right", "coverage", "share"):
         table.add_column(column, justify="left" if column in ("", "outcome") else "right")
@@ -269,7 +275,7 @@ def _print(result: Mapping[str, Any]) -> None:
         if "skipped" in oracle_:
             table.add_row(f"oracle: {name}", oracle_["skipped"])
         else:
-            share = f"{result['shares'][name]:.0%}" if name in result["shares"] else "–"
+            share = ", ".join(f"{shares[name]:.0%}" for shares in result["shares"].values() if name in shares) or "–"
             table.add_row(f"oracle: {name}", "", *_cells(oracle_), str(oracle_["pairs"]), "100%", "", share)
     console.print(table)
     if result["farms"]:

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 PATIENCE = 2  # epochs without a better ranking on the development split
 DISTRACTORS = 500  # texts of the training split among which those of the development split must be found
 GROUP = 24  # texts of like length that a CPU encodes together: more add padding, fewer gradients of all embeddings
-DIRECTIONS: Any = ("query_to_doc", "doc_to_query")  # a query must find its document, and the document its query
 CHOOSES = "eval_development_cosine_ndcg@10"
 
 
@@ -37,8 +36,8 @@ def finetune(
 ) -> tuple["SentenceTransformer", list[dict[str, float]]]:
     """The tuned model and its training curve (epoch, and loss of the training or nDCG@10 on the development split).
 
-    Multiple-negatives ranking (Henderson et al. 2017); keeps the epoch that ranks the development split best. Resumes
-    from the newest checkpoint in `work`.
+    Weighted multiple-negatives ranking (Henderson et al. 2017) in both directions; keeps the epoch that ranks the
+    development split best. Resumes from the newest checkpoint in `work`.
     """
     import torch
     from datasets import disable_progress_bars
@@ -94,15 +93,40 @@ def _attention() -> Any:
 
 
 def _loss(model: "SentenceTransformer", temperature: float) -> Any:
-    return _loss_class()(model, scale=1 / temperature, directions=DIRECTIONS)
+    return (_whole_batches() if best_device() == "cuda" else _grouped())(model, scale=1 / temperature)
 
 
-def _loss_class() -> Any:
-    """On a CPU all texts of a batch are encoded in groups of like length, which changes nothing but the padding."""
+def weighted_loss(embeddings: Sequence[Any], weights: Any, scale: float) -> Any:
+    """Multiple-negatives ranking loss: a query must find its document among all of the batch, and the document its
+    query, in one softmax of cosines times `scale`. `embeddings`: queries, positives, negatives, each batch × dimension.
+    """
     import torch
+    from sentence_transformers.util import cos_sim
+
+    queries, *documents = embeddings
+    own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
+    to_documents = cos_sim(queries, torch.cat(documents)) * scale
+    to_queries = (cos_sim(documents[0], queries) * scale).masked_fill(own, -torch.inf)
+    right = torch.arange(len(queries), device=queries.device)
+    losses = torch.nn.functional.cross_entropy(torch.cat([to_documents, to_queries], dim=1), right, reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def _whole_batches() -> Any:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    class Grouped(MultipleNegativesRankingLoss):
+    class Weighted(MultipleNegativesRankingLoss):
+        def compute_loss_from_embeddings(self, embeddings: Any, labels: Any) -> Any:
+            return weighted_loss(embeddings, labels, self.scale)
+
+    return Weighted
+
+
+def _grouped() -> Any:
+    """All texts of a batch are encoded in groups of like length, which changes nothing but the padding."""
+    import torch
+
+    class Grouped(_whole_batches()):  # type: ignore[misc]
         def forward(self, sentence_features: Any, labels: Any) -> Any:
             columns = list(sentence_features)
             texts = _together(columns)
@@ -116,7 +140,7 @@ def _loss_class() -> Any:
             sizes = [len(features["input_ids"]) for features in columns]
             return self.compute_loss_from_embeddings(list(torch.split(embeddings, sizes)), labels)
 
-    return MultipleNegativesRankingLoss if best_device() == "cuda" else Grouped
+    return Grouped
 
 
 def _together(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -141,7 +165,13 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     class HalfLoss(CachedMultipleNegativesRankingLoss):
-        """Also recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
+        """Also weighted, and recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
+
+        def calculate_loss(self, reps: Any, labels: Any = None, *, with_backward: bool = False) -> Any:
+            found = weighted_loss([torch.cat(parts) for parts in reps], labels, self.scale)
+            if with_backward:
+                found.backward()
+            return found.detach() if with_backward else found
 
         def embed_minibatch_iter(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
             with torch.autocast(best_device(), dtype=torch.bfloat16, enabled=has_bfloat16()):
@@ -154,7 +184,7 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
             f"{dials.max_tokens} or training.batch_size = {dials.batch_size}, or end what else runs there ({error})"
         ) from error
     log.warning("the GPU has no room: training goes on with %d texts at a time", size // 2)
-    return HalfLoss(loss.model, scale=loss.scale, directions=DIRECTIONS, mini_batch_size=size // 2)
+    return HalfLoss(loss.model, scale=loss.scale, mini_batch_size=size // 2)
 
 
 def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: int, judged: bool) -> Any:
@@ -232,6 +262,7 @@ def _dataset(triplets: Sequence[Triplet]) -> Any:
             "query": [triplet.query for triplet in triplets],
             "positive": [triplet.positive for triplet in triplets],
             "negative": [triplet.negative for triplet in triplets],
+            "label": [triplet.weight for triplet in triplets],
         }
     )
 

@@ -183,9 +183,13 @@ def ask_people(refused: Decision, looks: int) -> Decision:
     strong position bias that hides most of what a better model finds, and only people who see its results can tell. It
     takes number k and may spend the budget of its later nights; that of its first look stays unspent.
     """
+    return unheard((*refused.reasons, "no other candidate is followed, so that people can tell"), looks)
+
+
+def unheard(reasons: tuple[str, ...], looks: int) -> Decision:
+    """On a candidate that is followed with no evidence yet, as number k."""
     k = looks + 1
-    reason = f"no other candidate is followed, so people are shown its results, as number {k}, and decide"
-    return Decision("not_enough_evidence", (*refused.reasons, reason), Sample(), k)
+    return Decision("not_enough_evidence", (*reasons, f"people are shown its results, as number {k}"), Sample(), k)
 
 
 def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:

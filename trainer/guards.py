@@ -23,6 +23,7 @@ from .split import draw
 PROBES = 1000  # documents a guard asks for: fewer, and a model without any loss is refused by chance
 PAIRS = 2000  # pairs of documents whose similarity tells a collapse
 FEWEST = 30  # with fewer probes a guard says nothing
+FEWEST_WORDS = 3  # of half a text that is asked for
 TIMED = 60  # queries that are timed
 ROUNDS = 3  # of which a query's fastest counts
 UNNOTICED_MS = 1.0  # a loss of time that nobody feels; on a busy machine it is noise
@@ -74,12 +75,13 @@ class Guarded:
 
 
 def titles(documents: Sequence[StoredDocument]) -> list[Probe]:
-    """Titles, or first sentences where there is none, which must find their own document."""
+    """Titles, or first sentences where there is none, or the first half where there is only one, which must find their
+    own document.
+    """
     found = []
     for stored in _spread(documents):
         title, text = stored.document.title.strip(), stored.document.text.strip()
-        first, *rest = re.split(r"(?<=[.!?])\s+|\n", text, maxsplit=1)
-        query, left = (title, text) if title else (first, "".join(rest))
+        query, left = (title, text) if title else _opening(text)
         if query and left.strip():
             found.append(Probe(query, stored.key))
     return _once(found)
@@ -163,6 +165,16 @@ def latency(
 def summed_up(found: Sequence[Guarded]) -> str:
     """Of guards of which none is broken."""
     return "; ".join([f"none of {len(found)} guards is broken", *(guard.says() for guard in found if guard.silent)])
+
+
+def _opening(text: str) -> tuple[str, str]:
+    """The first sentence of a text and the rest; of a single sentence the first half of its words and the rest."""
+    first, *rest = re.split(r"(?<=[.!?])\s+|\n", text, maxsplit=1)
+    if rest:
+        return first, rest[0]
+    words = first.split()
+    half = len(words) // 2
+    return (" ".join(words[:half]), " ".join(words[half:])) if half >= FEWEST_WORDS else ("", "")
 
 
 def _guarded(name: str, measure: str, champion: Values, candidate: Values, tolerance: float) -> Guarded:

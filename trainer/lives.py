@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .gate import Challenger, Sample, ask_people, decide, follow, screen, stronger
+from .gate import Challenger, Decision, Sample, ask_people, decide, follow, screen, stronger, unheard
 from .recipe import Promotion
 
 T = TypeVar("T")
@@ -112,9 +112,11 @@ class Course:
         assert self.challenger is not None
         before = self.challenger
         heard = Challenger(before.k, before.nights + 1, before.queries + queries, before.people + people)
-        outcome = follow(heard, self._dials).outcome
-        self.challenger = heard if outcome == "not_enough_evidence" else None
-        return outcome == "promoted"
+        decision = follow(heard, self._dials)
+        self.challenger = heard if decision.open else None
+        if decision.outcome == "promoted" and self._people:
+            self._follow(unheard((), self._looks))
+        return decision.outcome == "promoted"
 
     def offer(self, development: Sample, holdout: Sample) -> bool:
         """A new candidate. Whether it is promoted; it may also become the challenger."""
@@ -123,12 +125,15 @@ class Course:
             decision = decide(holdout, self._looks, self._dials)
         elif self.challenger is None and self._people:
             decision = ask_people(decision, self._looks)
-        self._looks = max(self._looks, decision.look)
-        if decision.open and stronger(decision.sample, self.challenger):
-            self.challenger = Challenger(decision.look, 1, decision.sample)
+        self._follow(decision)
         if decision.outcome == "promoted":
             self.challenger = None
         return decision.outcome == "promoted"
+
+    def _follow(self, decision: Decision) -> None:
+        self._looks = max(self._looks, decision.look)
+        if decision.open and stronger(decision.sample, self.challenger):
+            self.challenger = Challenger(decision.look, 1, decision.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,7 @@ class Life:
         if course.challenger is not None:
             bank = self._banks[really]
             promoted = course.hear(bank.sample(bank.draw(self._random, self._fresh)), self._votes())
-            self.follows_better = really and course.challenger is not None
+            self.follows_better = (better if promoted else really) and course.challenger is not None
             if promoted:
                 return really
         before = course.challenger

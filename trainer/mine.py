@@ -9,6 +9,8 @@ import polars as pl
 
 from ..retriever.types import Vectors
 
+LEAST_WEIGHT = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -18,12 +20,20 @@ class Pair:
     document_id: str
     relevance: float
 
+    @property
+    def weight(self) -> float:
+        """2p - 1: what is as likely wrong as right teaches nothing. Never quite 0: a batch needs some weight."""
+        return max(2 * self.relevance - 1, LEAST_WEIGHT)
+
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
+    """`weight`: of its loss beside those of others."""
+
     query: str
     positive: str
     negative: str
+    weight: float = 1.0
 
 
 def positives(judgments: pl.DataFrame, min_relevance: float) -> list[Pair]:
@@ -86,7 +96,7 @@ def triplets(
             drawn = random.choice(len(pool), size=min(len(pool), len(out) + 1), replace=False)
             negative = next((pool[i] for i in drawn if pool[i] not in out), None)
         if negative is not None:
-            result.append(Triplet(pair.query, positive, negative))
+            result.append(Triplet(pair.query, positive, negative, pair.weight))
     return result
 
 

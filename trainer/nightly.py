@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .contest import Side
 from .corpus import read_corpus
 from .evaluate import Result
 from .finetune import finetune
-from .gate import Challenger, Decision, stronger
+from .gate import Challenger, Decision, stronger, unheard
 from .history import History
 from .judge import Judge, Tonight, query_units
 from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
@@ -34,6 +35,9 @@ from .snapshot import Bounds, bounds_now
 from .steps import Progress, Steps
 
 log = logging.getLogger(__name__)
+
+
+CHECKED = 300  # queries that check an index when no other judged its model
 
 
 class Busy(ClickLoopError):
@@ -109,10 +113,9 @@ class Night:
     def _learn_and_judge(self, run: Run, steps: Steps) -> None:
         """The stages of a night, in order."""
         if run.build_id is not None and self._promoter.ready(run.build_id):
-            self._promoter.hand_over(run, steps, run.build_id)
+            self._hand_over(run, steps, run.build_id)
             return
-        work = self._folder / run.id
-        work.mkdir(parents=True, exist_ok=True)
+        (self._folder / run.id).mkdir(parents=True, exist_ok=True)
         champion_release = self._champion(run)
         drop_half_made(self._releases, self._store)  # and a store that cannot be reached ends the run before any work
 
@@ -138,12 +141,7 @@ class Night:
                 return
         check_enough(lessons.confirmed, self._recipe)
 
-        steps.begin("mining hard negatives")
-        lesson_triplets = mine_triplets(lessons, corpus, champion, self._recipe)
-
-        steps.begin("fine-tuning")
-        candidate_release = self._train(run, champion_release, *lesson_triplets, work, steps.progress)
-        self._watch(tonight, lesson_triplets[0], candidate_release)
+        candidate_release = self._teach(tonight)
 
         steps.begin("screening")
         decision, results = self._judge.screen(tonight, candidate_release)
@@ -162,11 +160,15 @@ class Night:
         if decision.outcome == "promoted":
             steps.begin("building the new index")
             build_id = self._promoter.build(run, steps, corpus, candidate, _queries(results))
-            self._promoter.hand_over(run, steps, build_id)
+            self._hand_over(run, steps, build_id)
             return
         if decision.open:
             self._challenge(tonight, decision, candidate, results)
         self._runs.finish(run.id, decision.outcome, list(decision.reasons))
+
+    def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
+        if self._promoter.hand_over(run, steps, build_id):
+            self._runs.finish(run.id, "promoted", self._runs.get(run.id).reasons)
 
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
@@ -178,20 +180,28 @@ class Night:
             raise Skipped("no build is live yet: add documents and let people search first")
         return self._releases.get(live.release_id)
 
+    def _teach(self, tonight: Tonight) -> Release:
+        """The candidate, exported and recorded before anybody judges it."""
+        steps, champion = tonight.steps, tonight.champion
+        steps.begin("mining hard negatives")
+        training, development = mine_triplets(tonight.lessons, tonight.corpus, champion, self._recipe)
+        steps.begin("fine-tuning")
+        release = self._train(tonight.run, champion.release, training, development, steps.progress)
+        self._watch(tonight, training, release)
+        return release
+
     def _train(
         self,
         run: Run,
         champion: Release,
         training: list[Triplet],
         development: list[Triplet],
-        work: Path,
         progress: Callable[[float], None],
     ) -> Release:
-        """The candidate, exported and recorded before anybody judges it."""
         release_id = run.id.replace("run-", "release-", 1)
         if self._releases.whole(release_id):
             return self._releases.get(release_id)
-        start = training_start(self._releases, champion, self._recipe)
+        start, work = training_start(self._releases, champion, self._recipe), self._folder / run.id
         model, curve = finetune(
             self._releases.folder(start.id) / "model",
             training,
@@ -209,8 +219,8 @@ class Night:
         return release
 
     def _challenger_wins(self, tonight: Tonight, followed: Followed) -> bool:
-        """One more night of the challenger. Its promotion ends the night: a new candidate would be compared with a
-        champion that is none any more.
+        """One more night of the challenger. With its promotion the night is over, but for the next challenger: all that
+        was judged so far was the former champion's.
         """
         run, steps, corpus = tonight.run, tonight.steps, tonight.corpus
         keep = followed.build_id is None  # otherwise the owner of the index stores the vectors of new documents
@@ -221,8 +231,35 @@ class Night:
         if decision.outcome != "promoted":
             return False
         build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _queries(results))
-        self._promoter.hand_over(run, steps, build_id)
+        if self._promoter.hand_over(run, steps, build_id):
+            reasons = decision.reasons
+            if self._recipe.promotion.evaluation_traffic:
+                reasons = self._next(tonight, challenger, reasons)
+            self._runs.finish(run.id, "promoted", list(reasons))
         return True
+
+    def _next(self, tonight: Tonight, champion: Side, reasons: tuple[str, ...]) -> tuple[str, ...]:
+        """What the log of tonight teaches the model that was just promoted is followed at once: people judge it from
+        tomorrow on, and a promotion costs no night. Returns the reasons with what became of it; the promotion stands
+        whatever goes wrong.
+        """
+        run, lessons = tonight.run, replace(tonight.lessons, champion=champion.release.id)
+        after = replace(tonight, lessons=lessons, champion=champion)
+        try:
+            check_enough(len(lessons.training) - champion.release.lineage["triplets"], self._recipe)
+            candidate_release = self._teach(after)
+            after.steps.begin("embedding documents with the candidate")
+            candidate = self._judge.side(after.corpus, candidate_release, after.steps, keep=True)
+            decision = unheard((*reasons, "what the log taught since is followed now"), self._runs.looks_before(run.id))
+            decision = self._judge.may_be_followed(after, candidate, decision)
+            if decision.open:
+                self._challenge(after, decision, candidate, [])
+        except Skipped as reason:
+            return (*reasons, f"nothing new is followed: {reason}")
+        except Exception as error:
+            log.exception("run %s: no new challenger", run.id)
+            return (*reasons, f"nothing new is followed: {error}")
+        return decision.reasons
 
     def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, results: list[Result]) -> None:
         """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one."""
@@ -234,7 +271,8 @@ class Night:
         build_id = None
         if self._recipe.promotion.evaluation_traffic:
             tonight.steps.begin("building the challenger's index")
-            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, _queries(results))
+            asked = _queries(results) or list(tonight.lessons.wordings.values())[:CHECKED]
+            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, asked)
         state = Challenger(decision.look, 1, decision.sample)
         followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
         self._challengers.keep(followed, champion, query_units(results))

@@ -72,26 +72,27 @@ class Promoter:
         mark_ready(self._database, build_id, corpus.revision)
         return build_id
 
-    def hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
-        """To the owner, or first to an admin who has to approve. From here on a resumed run only waits for the switch:
-        `build_id` is what the gate let through, never the build of a candidate short of evidence.
+    def hand_over(self, run: Run, steps: Steps, build_id: str) -> bool:
+        """To the owner, or first to an admin who has to approve; whether it is live now, which leaves the run to be
+        finished. From here on a resumed run only waits for the switch: `build_id` is what the gate let through, never
+        the build of a candidate short of evidence.
         """
         self._runs.update(run.id, build_id=build_id)
-        reasons = self._runs.get(run.id).reasons
         release_id = self._releases.build(build_id).release_id
         if self._dials.mode == "approve":
             self._challengers.leave(release_id)
             self._runs.wait_for_approval(run.id)
-            return
+            return False
         steps.begin("handing over")
         refused = ask_owner(self._releases, run.id, build_id, self._make_owner)
         if refused is None:
             self._runs.supersede(run.id)
-            self._runs.finish(run.id, "promoted", reasons)
-        else:
-            if self._challengers.any() == release_id:
-                self._challengers.drop()  # otherwise it would win, and be refused, every night
-            self._runs.finish(run.id, "rejected", [*reasons, f"the switch was refused: {refused}"])
+            return True
+        if self._challengers.any() == release_id:
+            self._challengers.drop()  # otherwise it would win, and be refused, every night
+        reasons = self._runs.get(run.id).reasons
+        self._runs.finish(run.id, "rejected", [*reasons, f"the switch was refused: {refused}"])
+        return False
 
 
 def build_index(

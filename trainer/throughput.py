@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..retriever.encoder import load_model
-from .finetune import DIRECTIONS, finetune
+from .finetune import finetune
 from .mine import Triplet
 from .recipe import FineTuning
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MATRIX = 8_192  # width of the matrices whose product shows what a GPU can do
 PRODUCTS = 20
+BOTH_WAYS: Any = ("query_to_doc", "doc_to_query")  # as ours
 Train = Callable[[str, Sequence[Triplet], FineTuning, Path], "SentenceTransformer"]
 
 
@@ -54,7 +55,7 @@ def as_it_comes(model: str, lessons: Sequence[Triplet], dials: FineTuning, work:
             disable_tqdm=True,
         ),
         train_dataset=Dataset.from_dict(columns),
-        loss=MultipleNegativesRankingLoss(trained, scale=1 / dials.temperature, directions=DIRECTIONS),
+        loss=MultipleNegativesRankingLoss(trained, scale=1 / dials.temperature, directions=BOTH_WAYS),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

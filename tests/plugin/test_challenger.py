@@ -13,13 +13,13 @@ from sqlalchemy import func, select
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.encoder import load_model
-from clickloop.retriever.ledger import entries, verify
+from clickloop.retriever.ledger import verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
 from clickloop.retriever.types import Document, Event, Who
-from clickloop.trainer import gate
+from clickloop.trainer import gate, nightly
 from clickloop.trainer.guards import Guarded
-from clickloop.trainer.recipe import Promotion, Split
+from clickloop.trainer.recipe import Mining, Promotion, Split
 
 PEOPLE = 250
 
@@ -96,17 +96,40 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     live = loop.releases.live()
     assert live is not None
     assert live.id == wanted.id, "the build that people saw, not another one"
-    assert loop.live.challenger() is None
     assert loop.search("a k", 3).release == wanted.release_id
-    with loop.database.read() as connection:
-        assert connection.scalar(select(func.count()).select_from(challenger)) == 0
-        assert connection.scalar(select(func.count()).select_from(looks)) == looks_before, (
-            "no new candidate was looked at"
-        )
     (run, *_), _ = loop.runs.page(1)
     assert run.details["challenger"]["people"]["n"] == PEOPLE
+    with loop.database.read() as connection:
+        following = connection.execute(select(challenger)).one()
+        spent = connection.execute(select(looks).order_by(looks.c.k)).all()
+    assert (following.run_id, following.champion_id) == (run.id, wanted.release_id)
+    assert following.queries["n"] == following.people["n"] == 0
+    assert len(spent) == looks_before + 1, "what the log taught since is followed at once"
+    assert (spent[-1].run_id, spent[-1].k, spent[-1].level) == (run.id, following.k, 0.0)
+    until(lambda: loop.live.challenger() is not None)
     assert verify(loop.database) == []
-    assert [entry.kind for entry in entries(loop.database)][-1] == "switch"
+    loop.close()
+
+
+@pytest.mark.parametrize("fault", ["too few pairs", "no training"])
+def test_a_promotion_stands_whatever_becomes_of_the_next_challenger(
+    challenged: Settings, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    if fault == "too few pairs":
+        challenged = challenged.model_copy(update={"mining": Mining(min_pairs=100_000)})
+    else:
+        monkeypatch.setattr(nightly, "finetune", lambda *_args, **_kwargs: 1 / 0)
+    loop = open_with_challenger(challenged)
+    wanted = loop.releases.challenger_build()
+    ask(loop, PEOPLE, likes=True)
+    outcome = one_night(loop)
+    assert outcome.startswith("promoted"), outcome
+    assert "nothing new is followed: " in outcome
+    live = loop.releases.live()
+    assert live is not None
+    assert wanted is not None
+    assert live.id == wanted.id
+    assert loop.releases.challenger_build() is None
     loop.close()
 
 

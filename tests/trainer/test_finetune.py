@@ -58,7 +58,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise full
             return embed(self, *args, **kwargs)
 
-        monkeypatch.setattr(finetuning, "_loss_class", lambda: MultipleNegativesRankingLoss)
+        monkeypatch.setattr(finetuning, "_grouped", finetuning._whole_batches)
         monkeypatch.setattr(MultipleNegativesRankingLoss, "forward", limited_whole)
         monkeypatch.setattr(CachedMultipleNegativesRankingLoss, "embed_minibatch", limited)
 
@@ -78,7 +78,7 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
 def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetuning, "GROUP", 7)
     grouped = tune("grouped")
-    monkeypatch.setattr(finetuning, "_loss_class", lambda: MultipleNegativesRankingLoss)
+    monkeypatch.setattr(finetuning, "_grouped", finetuning._whole_batches)
     np.testing.assert_allclose(grouped, tune("whole"), atol=1e-3)
 
 

@@ -52,7 +52,7 @@ def test_positives_are_clicked_and_relevant_enough_in_a_fixed_order() -> None:
 
 def test_the_negative_is_the_best_document_below_the_margin() -> None:
     scores = {"right": 0.8, "above": 0.9, "too near": 0.77, "hard": 0.7, "easy": 0.1}
-    assert mined(scores, ["right"], set()) == [Triplet(QUERY, "text of right", "text of hard")]
+    assert mined(scores, ["right"], set()) == [Triplet(QUERY, "text of right", "text of hard", 0.8)]
     assert mined(scores, ["right"], set(), margin=0.01)[0].negative == "text of too near"
     assert mined(scores, ["right"], set(), margin=0.5)[0].negative == "text of easy"
 
@@ -81,7 +81,7 @@ def test_another_query_may_use_what_this_one_clicked() -> None:
     pairs = [Pair("q1", "a", 0.9), Pair("q2", "a", 0.9), Pair("q2", "b", 0.9)]
     clicked = {"q1": {"a"}, "q2": {"a", "b"}}
     found = triplets(pairs, clicked, texts_of(scores), both, relative_margin=0.05, seed=0)
-    assert found == [Triplet("q1", "text of a", "text of b")]
+    assert found == [Triplet("q1", "text of a", "text of b", 0.8)]
 
 
 def test_a_copy_of_the_positive_under_another_id_is_no_negative() -> None:
@@ -125,7 +125,7 @@ def test_a_pair_with_nothing_left_to_contrast_is_left_out() -> None:
 def test_documents_that_vanished_teach_nothing() -> None:
     scores = {"right": 0.8, "hard": 0.5}
     assert mined(scores, ["right", "vanished"], {"vanished too"}) == [
-        Triplet(QUERY, "text of right", "text of hard"),
+        Triplet(QUERY, "text of right", "text of hard", 0.8),
     ]
     assert mined(scores, ["vanished"], set()) == []
     assert mined(scores, [], set()) == []
