@@ -14,7 +14,7 @@ from .contest import Side
 from .corpus import Corpus
 from .golden import Golden, read_golden
 from .history import History
-from .mine import Pair, StoredVectors, Triplet, positives, triplets
+from .mine import Pair, StoredVectors, Triplet, drawn, positives, triplets
 from .recipe import Recipe
 from .robots import evenly
 from .snapshot import Bounds
@@ -22,6 +22,7 @@ from .split import DEVELOPMENT, HOLDOUT, TRAINING, number, numbers
 from .tally import PAIR, counted
 
 MODEL_SEARCHES = 20_000  # the newest, that the click models are fitted to
+DEVELOPMENT_PAIRS = 1_000  # that choose the best epoch, at most
 
 
 class Skipped(Exception):
@@ -31,9 +32,8 @@ class Skipped(Exception):
 @dataclass(frozen=True, slots=True)
 class Lessons:
     """`holdout` and `screened` are tallies of what judges and the development split saw of the answers of `champion`;
-    `training` and `development` the pairs of the whole history, of which `confirmed` were clicked (again) among these
-    answers. `clicked` and `wordings` are about the queries of all these; `counts` is for the report; `golden` is what
-    an admin judged.
+    `training` and `development` the pairs of the whole history. `clicked` and `wordings` are about the queries of all
+    these; `counts` is for the report; `golden` is what an admin judged.
     """
 
     champion: str
@@ -42,12 +42,16 @@ class Lessons:
     clicks: ClickModel
     training: list[Pair]
     development: list[Pair]
-    confirmed: int
     clicked: dict[str, set[str]]
     wordings: dict[str, str]
     counts: dict[str, Any]
     data_sha256: str
     golden: Golden | None
+
+    @property
+    def confirmed(self) -> int:
+        """How many of the training pairs were clicked in answers of the champion."""
+        return sum(pair.confirmed for pair in self.training)
 
 
 def read_lessons(
@@ -71,7 +75,7 @@ def read_lessons(
         positives(judge(counted(seen), choice.model), recipe.mining.min_relevance) for seen in (taught, developed)
     )
     wordings = pl.concat([seen.select("query", "text") for seen in (taught, developed, holdout, screened)]).unique()
-    confirmed = _confirmed(training, taught.filter(pl.col("release") == number(champion.id)))
+    training = _confirmed(training, taught.filter(pl.col("release") == number(champion.id)))
     return Lessons(
         champion=champion.id,
         holdout=holdout,
@@ -79,13 +83,12 @@ def read_lessons(
         clicks=choice.model,
         training=training,
         development=development,
-        confirmed=confirmed,
         clicked=_clicked(history, liked, {pair.query for pair in [*training, *development]}),
         wordings=dict(wordings.rows()),
         counts={
             **history.night,
             "training_pairs": len(training),
-            "training_pairs_confirmed": confirmed,
+            "training_pairs_confirmed": sum(pair.confirmed for pair in training),
             "development_pairs": len(development),
             **_model_counts(choice),
         },
@@ -102,7 +105,9 @@ def mine_triplets(
     Raises Skipped when too few are left.
     """
     texts = {stored.document.id: render(champion.release.template, stored.document) for stored in corpus.documents}
-    queries = sorted({pair.query for pair in [*lessons.training, *lessons.development]})
+    lesson = drawn(lessons.training, recipe.training.max_pairs, lessons.data_sha256)
+    exam = drawn(lessons.development, DEVELOPMENT_PAIRS, lessons.data_sha256)
+    queries = sorted({pair.query for pair in [*lesson, *exam]})
     known = StoredVectors(
         list(texts.values()),
         champion.vectors,
@@ -110,7 +115,7 @@ def mine_triplets(
     )
     training, development = (
         triplets(pairs, lessons.clicked, texts, known, relative_margin=recipe.mining.relative_margin, seed=recipe.seed)
-        for pairs in (lessons.training, lessons.development)
+        for pairs in (lesson, exam)
     )
     check_enough(len(training), recipe)
     return _worded(training, lessons.wordings), _worded(development, lessons.wordings)
@@ -122,10 +127,10 @@ def check_enough(found: int, recipe: Recipe) -> None:
         raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")
 
 
-def _confirmed(pairs: Sequence[Pair], tallies: pl.DataFrame) -> int:
-    """How many of the pairs have clicks in these tallies."""
+def _confirmed(pairs: Sequence[Pair], tallies: pl.DataFrame) -> list[Pair]:
+    """The same pairs; those that have clicks in these tallies are confirmed."""
     clicked = set(tallies.group_by(PAIR).agg(pl.col("clicks").sum()).filter(pl.col("clicks") > 0).select(PAIR).rows())
-    return sum((pair.query, pair.document_id) in clicked for pair in pairs)
+    return [replace(pair, confirmed=(pair.query, pair.document_id) in clicked) for pair in pairs]
 
 
 def _clicked(history: History, liked: pl.DataFrame, queries: Collection[str]) -> dict[str, set[str]]:

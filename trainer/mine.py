@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ LEAST_WEIGHT = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query and a document that answers it, with the posterior relevance."""
+    """A query and a document that answers it, with the posterior relevance; `confirmed`: clicked, for the first time or
+    again, in answers of the present model.
+    """
 
     query: str
     document_id: str
     relevance: float
+    confirmed: bool = False
 
     @property
     def weight(self) -> float:
@@ -41,6 +45,14 @@ def positives(judgments: pl.DataFrame, min_relevance: float) -> list[Pair]:
     chosen = judgments.filter((pl.col("clicks") > 0) & (pl.col("relevance") >= min_relevance))
     rows = chosen.sort("query", "document_id").select("query", "document_id", "relevance").rows()
     return [Pair(*row) for row in rows]
+
+
+def drawn(pairs: Sequence[Pair], most: int, seed: str) -> list[Pair]:
+    """All pairs, or as many as may be trained on: the confirmed first, the others by chance."""
+    if len(pairs) <= most:
+        return list(pairs)
+    shuffled = Random(seed).sample(pairs, len(pairs))
+    return sorted(shuffled, key=lambda pair: not pair.confirmed)[:most]
 
 
 def triplets(

@@ -186,18 +186,12 @@ class Night:
         steps.begin("mining hard negatives")
         training, development = mine_triplets(tonight.lessons, tonight.corpus, champion, self._recipe)
         steps.begin("fine-tuning")
-        release = self._train(tonight.run, champion.release, training, development, steps.progress)
+        release = self._train(tonight, training, development)
         self._watch(tonight, training, release)
         return release
 
-    def _train(
-        self,
-        run: Run,
-        champion: Release,
-        training: list[Triplet],
-        development: list[Triplet],
-        progress: Callable[[float], None],
-    ) -> Release:
+    def _train(self, tonight: Tonight, training: list[Triplet], development: list[Triplet]) -> Release:
+        run, champion = tonight.run, tonight.champion.release
         release_id = run.id.replace("run-", "release-", 1)
         if self._releases.whole(release_id):
             return self._releases.get(release_id)
@@ -210,10 +204,16 @@ class Night:
             self._recipe.training,
             prompts={"query": champion.query_prompt, "document": champion.document_prompt},
             seed=self._recipe.seed,
-            progress=progress,
+            progress=tonight.steps.progress,
         )
         write_whole(work / "curve.json", orjson.dumps(curve))
-        lineage = {"run": run.id, "triplets": len(training), "log_seq": run.log_seq, "event_seq": run.event_seq}
+        lineage = {
+            "run": run.id,
+            "pairs": len(tonight.lessons.training),
+            "triplets": len(training),
+            "log_seq": run.log_seq,
+            "event_seq": run.event_seq,
+        }
         release = self._releases.make(model, parent=start.id, lineage=lineage, release_id=release_id)
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         return release
@@ -246,7 +246,7 @@ class Night:
         run, lessons = tonight.run, replace(tonight.lessons, champion=champion.release.id)
         after = replace(tonight, lessons=lessons, champion=champion)
         try:
-            check_enough(len(lessons.training) - champion.release.lineage["triplets"], self._recipe)
+            check_enough(len(lessons.training) - champion.release.lineage["pairs"], self._recipe)
             candidate_release = self._teach(after)
             after.steps.begin("embedding documents with the candidate")
             candidate = self._judge.side(after.corpus, candidate_release, after.steps, keep=True)

@@ -35,6 +35,9 @@ class FineTuning(_Dials):
         "champion", description="whose weights a night trains further: the present model's, or the first release's"
     )
     epochs: int = Field(2, ge=1, le=50, description="passes over the training pairs, at most")
+    max_pairs: int = Field(
+        20_000, ge=100, description="of a longer history so many pairs, drawn anew each night, the newly clicked first"
+    )
     batch_size: int = Field(64, ge=2, description="pairs that are each other's negatives")
     learning_rate: float = Field(2e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
-from clickloop.trainer.finetune import finetune
+from clickloop.trainer.finetune import finetune, weighted_loss
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
@@ -73,6 +73,17 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
     found = tune("without")
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert f"training goes on with {BATCH // 20} texts at a time" in caplog.text
+
+
+def test_equal_weights_give_the_loss_of_sentence_transformers_and_others_the_mean_they_say() -> None:
+    random = torch.Generator().manual_seed(0)
+    columns = [torch.randn(5, 8, generator=random) for _ in range(3)]
+    plain = MultipleNegativesRankingLoss(torch.nn.Identity(), directions=("query_to_doc", "doc_to_query"))  # type: ignore[arg-type]
+    expected = plain.compute_loss_from_embeddings(columns, torch.ones(5))
+    torch.testing.assert_close(weighted_loss(columns, torch.full((5,), 0.3), 20.0), expected)
+    alone = [float(weighted_loss(columns, torch.eye(5)[row], 20.0)) for row in range(5)]
+    weights = torch.tensor([0.5, 0.1, 0.0, 1.0, 0.4])
+    assert float(weighted_loss(columns, weights, 20.0)) == pytest.approx(np.average(alone, weights=weights.numpy()))
 
 
 def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:

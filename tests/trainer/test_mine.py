@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from clickloop.retriever.types import Vectors
-from clickloop.trainer.mine import Pair, StoredVectors, Triplet, positives, triplets
+from clickloop.trainer.mine import Pair, StoredVectors, Triplet, drawn, positives, triplets
 
 QUERY = "q"
 
@@ -48,6 +48,22 @@ def test_positives_are_clicked_and_relevant_enough_in_a_fixed_order() -> None:
     expected = [Pair("q1", "b", 0.5), Pair("q1", "c", 0.4), Pair("q2", "a", 0.9)]
     assert positives(judgments(*rows), 0.4) == expected
     assert positives(judgments(*rows[::-1]), 0.4) == expected
+
+
+def test_of_a_long_history_the_confirmed_pairs_come_first_and_the_others_by_chance() -> None:
+    pairs = [Pair(f"q{n}", "a", 0.9, confirmed=n % 4 == 0) for n in range(100)]
+    assert drawn(pairs, 100, "night") == pairs
+    found = drawn(pairs, 60, "night")
+    assert found == drawn(pairs, 60, "night")
+    assert found != drawn(pairs, 60, "another night")
+    assert [pair.confirmed for pair in found] == [True] * 25 + [False] * 35
+    assert len(set(found)) == 60
+    assert all(pair.confirmed for pair in drawn(pairs, 20, "night"))
+
+
+def test_what_is_as_likely_wrong_as_right_weighs_next_to_nothing() -> None:
+    weights = [Pair(QUERY, "a", relevance).weight for relevance in (0.4, 0.5, 0.75, 1.0)]
+    assert weights == [0.02, 0.02, 0.5, 1.0]
 
 
 def test_the_negative_is_the_best_document_below_the_margin() -> None:
