@@ -75,15 +75,21 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
     assert f"training goes on with {BATCH // 20} texts at a time" in caplog.text
 
 
-def test_equal_weights_give_the_loss_of_sentence_transformers_and_others_the_mean_they_say() -> None:
-    random = torch.Generator().manual_seed(0)
-    columns = [torch.randn(5, 8, generator=random) for _ in range(3)]
-    plain = MultipleNegativesRankingLoss(torch.nn.Identity(), directions=("query_to_doc", "doc_to_query"))  # type: ignore[arg-type]
-    expected = plain.compute_loss_from_embeddings(columns, torch.ones(5))
-    torch.testing.assert_close(weighted_loss(columns, torch.full((5,), 0.3), 20.0), expected)
-    alone = [float(weighted_loss(columns, torch.eye(5)[row], 20.0)) for row in range(5)]
-    weights = torch.tensor([0.5, 0.1, 0.0, 1.0, 0.4])
-    assert float(weighted_loss(columns, weights, 20.0)) == pytest.approx(np.average(alone, weights=weights.numpy()))
+def test_the_loss_is_the_weighted_mean_of_what_each_query_and_its_document_lose() -> None:
+    random = np.random.default_rng(0)
+    queries, positives, negatives = columns = [random.normal(size=(5, 8)).astype(np.float32) for _ in range(3)]
+
+    def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+        return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+    losses = []
+    for own in range(5):
+        others = [cosine(queries[own], document) for document in (*positives, *negatives)]
+        others += [cosine(positives[own], queries[row]) for row in range(5) if row != own]
+        losses.append(np.log(np.sum(np.exp(20 * np.array(others)))) - 20 * cosine(queries[own], positives[own]))
+    weights = [0.5, 0.1, 0.0, 1.0, 0.4]
+    found = weighted_loss([torch.tensor(column) for column in columns], torch.tensor(weights), 20.0)
+    assert float(found) == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
 
 
 def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
