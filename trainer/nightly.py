@@ -233,7 +233,7 @@ class Night:
         build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _queries(results))
         if self._promoter.hand_over(run, steps, build_id):
             reasons = decision.reasons
-            if self._recipe.promotion.evaluation_traffic:
+            if followed.build_id is not None and self._recipe.promotion.evaluation_traffic:
                 reasons = self._next(tonight, challenger, reasons)
             self._runs.finish(run.id, "promoted", list(reasons))
         return True
