@@ -64,8 +64,8 @@ class OnnxEncoder:
         for name in ("encoder.onnx", "tokenizer.json"):
             check_sha256(folder / name, release.checksums.get(name, ""))
         options = onnxruntime.SessionOptions()
-        # Between the parts of a call they spin, which takes a tenth off a query. ONNX Runtime lets them spin on for a second
-        # or more after its end, on the cores that answer it.
+        # Between the parts of a call they spin, which takes a tenth off a query. By default they go on for a second or
+        # more after its end, on the cores that answer.
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         options.log_severity_level = 3
