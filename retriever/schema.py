@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     text,
+    true,
 )
 
 metadata = MetaData()
@@ -182,6 +183,7 @@ challenger = Table(
     Column("release_id", String, ForeignKey("releases.id"), nullable=False),
     Column("build_id", String),  # none where nobody is shown its results
     Column("k", Integer, nullable=False),
+    Column("looked", Boolean, nullable=False, server_default=true()),  # had a first look
     Column("nights", Integer, nullable=False),
     Column("judged_by", String, nullable=False),  # the newest run that added to its evidence
     Column("log_seq", BigInteger, nullable=False),  # searches up to here have been heard

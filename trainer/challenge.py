@@ -38,7 +38,7 @@ class Challengers:
             row = connection.execute(select(challenger)).one_or_none()
         if row is None or row.champion_id != champion_id:
             return None
-        state = Challenger(row.k, row.nights, _sample(row.queries), _sample(row.people))
+        state = Challenger(row.k, row.nights, _sample(row.queries), _sample(row.people), looked=row.looked)
         return Followed(row.run_id, row.release_id, row.build_id, row.judged_by, row.log_seq, state)
 
     def fresh(self, run_id: str, units: Collection[str]) -> set[str]:
@@ -56,6 +56,7 @@ class Challengers:
             "release_id": followed.release_id,
             "build_id": followed.build_id,
             "k": followed.state.k,
+            "looked": followed.state.looked,
             "nights": followed.state.nights,
             "judged_by": followed.judged_by,
             "log_seq": followed.log_seq,

@@ -122,14 +122,20 @@ class Sample:
 class Challenger:
     """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
 
-    `k` is the number of its look, `nights` how many nights it has been judged on, its own first one included. `people`
-    are votes: 1 for the challenger, −1 for the champion, 0 for neither.
+    `k` is its number, `nights` how many nights it has been judged on, its own first one included. `people` are votes: 1
+    for the challenger, −1 for the champion, 0 for neither. `looked`: it had a first look.
     """
 
     k: int
     nights: int
     queries: Sample
     people: Sample = Sample()
+    looked: bool = True
+
+    @property
+    def budget(self) -> float:
+        """With what probability all nights from the second on may err: whoever had no first look has its budget too."""
+        return follow_level(self.k) + (0.0 if self.looked else first_level(self.k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +168,9 @@ def follow_level(k: int) -> float:
     return FOLLOW_BUDGET * _pace(k)
 
 
-def night_level(k: int, night: int) -> float:
-    """What queries, and as much again people, may spend on night 2 to 28 of candidate k: early nights get more."""
-    return follow_level(k) / 2 / (night * _HARMONIC)
+def night_level(budget: float, night: int) -> float:
+    """What queries, and as much again people, may spend of it on night 2 to 28: early nights get more."""
+    return budget / 2 / (night * _HARMONIC)
 
 
 def screen(development: Sample) -> Decision | None:
@@ -181,13 +187,13 @@ def screen(development: Sample) -> Decision | None:
 def ask_people(refused: Decision, looks: int) -> Decision:
     """What the screen refused, followed with no evidence yet. The screen counts what was never shown as nothing: under
     strong position bias that hides most of what a better model finds, and only people who see its results can tell. It
-    takes number k and may spend the budget of its later nights; that of its first look stays unspent.
+    takes number k, and may spend the budget of the first look that it did not have on its later nights.
     """
     return unheard((*refused.reasons, "no other candidate is followed, so that people can tell"), looks)
 
 
 def unheard(reasons: tuple[str, ...], looks: int) -> Decision:
-    """On a candidate that is followed with no evidence yet, as number k."""
+    """On a candidate that is followed with no evidence yet, as number k: no level was spent."""
     k = looks + 1
     return Decision("not_enough_evidence", (*reasons, f"people are shown its results, as number {k}"), Sample(), k)
 
@@ -210,7 +216,7 @@ def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
 def follow(challenger: Challenger, dials: Promotion) -> Decision:
     """On the challenger after one more night. Promoted by either kind of evidence unless the other contradicts."""
     k, nights = challenger.k, challenger.nights
-    level = night_level(k, nights)
+    level = night_level(challenger.budget, nights)
     queries, people = challenger.queries, challenger.people
     by_queries, by_people = queries.p_value, people.votes_p_value
     facts = (

@@ -13,7 +13,7 @@ from .challenge import Challengers, Followed, preferences
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors
 from .evaluate import Result, evidence, visibility
-from .gate import Challenger, Decision, Sample, ask_people, decide, follow, screen
+from .gate import Decision, Sample, ask_people, decide, follow, screen
 from .guards import summed_up
 from .history import History
 from .lessons import Lessons
@@ -132,7 +132,8 @@ class Judge:
         results = [result for result in results if _unit(result) in fresh]
         people = Sample.of([value for person, value in liked.items() if _person(person) in fresh])
         before = followed.state
-        state = Challenger(before.k, before.nights + 1, before.queries + _sample(results), before.people + people)
+        queries, people = before.queries + _sample(results), before.people + people
+        state = replace(before, nights=before.nights + 1, queries=queries, people=people)
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
         self._challengers.keep(now, lessons.champion, fresh)
         return now, results

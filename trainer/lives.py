@@ -5,7 +5,7 @@ The functions that decide at night decide here too; only the measurements are dr
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -111,7 +111,8 @@ class Course:
         """One more night of the challenger with what is fresh. Whether it is promoted; it may also end."""
         assert self.challenger is not None
         before = self.challenger
-        heard = Challenger(before.k, before.nights + 1, before.queries + queries, before.people + people)
+        queries, people = before.queries + queries, before.people + people
+        heard = replace(before, nights=before.nights + 1, queries=queries, people=people)
         decision = follow(heard, self._dials)
         self.challenger = heard if decision.open else None
         if decision.outcome == "promoted" and self._people:
@@ -133,7 +134,7 @@ class Course:
     def _follow(self, decision: Decision) -> None:
         self._looks = max(self._looks, decision.look)
         if decision.open and stronger(decision.sample, self.challenger):
-            self.challenger = Challenger(decision.look, 1, decision.sample)
+            self.challenger = Challenger(decision.look, 1, decision.sample, looked=decision.level > 0)
 
 
 @dataclass(frozen=True, slots=True)

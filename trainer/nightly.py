@@ -273,7 +273,7 @@ class Night:
             tonight.steps.begin("building the challenger's index")
             asked = _queries(results) or list(tonight.lessons.wordings.values())[:CHECKED]
             build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, asked)
-        state = Challenger(decision.look, 1, decision.sample)
+        state = Challenger(decision.look, 1, decision.sample, looked=decision.level > 0)
         followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
         self._challengers.keep(followed, champion, query_units(results))
 

@@ -49,7 +49,7 @@ class Promotion(_Dials):
     min_effect: float = Field(0.005, ge=0, description="smallest estimated gain worth a switch")
     min_queries: int = Field(50, ge=10, description="fewer judged query clusters than this are not enough evidence")
     evaluation_traffic: float = Field(
-        0.2, ge=0, le=1, description="share of searches answered from champion and challenger while there is one"
+        0.3, ge=0, le=1, description="share of searches answered from champion and challenger while there is one"
     )
     min_recall: float = Field(0.98, gt=0, le=1, description="recall@10 of the new index against exact search")
 

@@ -57,9 +57,11 @@ def test_the_budgets_of_a_whole_life_sum_to_less_than_5_percent() -> None:
 
 @given(st.integers(1, 5000))
 def test_all_nights_of_a_challenger_together_spend_its_own_budget(k: int) -> None:
-    nights = [night_level(k, night) for night in range(2, CHALLENGER_NIGHTS + 1)]
+    known, unknown = (Challenger(k, 1, Sample(), looked=looked) for looked in (True, False))
+    nights = [night_level(known.budget, night) for night in range(2, CHALLENGER_NIGHTS + 1)]
     assert all(first > second > 0 for first, second in pairwise(nights))
-    assert 2 * sum(nights) == pytest.approx(follow_level(k))
+    assert 2 * sum(nights) == pytest.approx(known.budget) == pytest.approx(follow_level(k))
+    assert unknown.budget == first_level(k) + follow_level(k), "what had no first look may spend its budget later"
 
 
 def test_later_looks_are_allowed_less_and_never_nothing() -> None:
@@ -258,7 +260,7 @@ NEUTRAL = spread(0.01, 0.4, 3000)  # a gain that could be chance
 
 def test_a_challenger_is_promoted_when_its_nights_together_prove_it() -> None:
     found = followed(spread(0.03, 0.3, 3000))
-    assert (found.outcome, found.look, found.level) == ("promoted", 3, night_level(3, 4))
+    assert (found.outcome, found.look, found.level) == ("promoted", 3, night_level(follow_level(3), 4))
     assert found.p_value <= found.level
 
 
