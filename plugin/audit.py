@@ -39,8 +39,14 @@ def live_at(database: Database, at: float) -> list[str]:
         f"why:     {switch['reason']}, asked for by {switch['by']}",
     ]
     if switch["run"] is not None:
-        lines += [f"         {said}" for said in map(_said, about_run(database, switch["run"])) if said]
+        told = [_said(content) for content in about_run(database, switch["run"]) if _about(content, switch["release"])]
+        lines += [f"         {said}" for said in told if said]
     return lines
+
+
+def _about(content: dict[str, Any], release: str) -> bool:
+    """A run may also have decided about other candidates."""
+    return content["kind"] != "decision" or bool(content["candidate"] == release)
 
 
 def _said(content: dict[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ OUTCOMES = {
     "failed": "failed",
 }
 GUARDS = {
-    "self-retrieval": "titles, or first sentences, find their own document",
+    "self-retrieval": "titles, or first sentences or halves, find their own document",
     "identifiers": "words that one document alone has, such as codes, find it",
     "collapse": "documents stay as different from each other as they were",
     "latency": "queries are encoded about as fast as before",

@@ -5,7 +5,7 @@ import zoneinfo
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings import SettingsError as SourceError
 from sqlalchemy.engine import make_url
@@ -99,6 +99,17 @@ class Settings(BaseSettings):
                 make_url(value.get_secret_value())
             except ArgumentError:
                 raise ValueError("use an address like postgresql+psycopg://user:password@host/database") from None
+        return value
+
+    @field_validator("training")
+    @classmethod
+    def _enough_pairs(cls, value: FineTuning, info: ValidationInfo) -> FineTuning:
+        mining = info.data.get("mining")
+        if mining is not None and value.max_pairs < mining.min_pairs:
+            raise ValueError(
+                f"max_pairs = {value.max_pairs} is less than mining.min_pairs = {mining.min_pairs}, so that no night "
+                "would train: raise the one or lower the other"
+            )
         return value
 
     @field_validator("admin_key")

@@ -65,7 +65,7 @@ def finetune(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
-    start = {name: value.clone() for name, value in model.state_dict().items()}
+    start = {name: weights.detach().clone() for name, weights in model.named_parameters()}
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = bool(development)
@@ -91,8 +91,10 @@ def _blend(model: "SentenceTransformer", start: Mapping[str, Any], share: float)
     """Goes this share of the way from the weights at the start to the trained ones, which forgets less of what nobody
     searched (Wortsman et al. 2022).
     """
-    for name, trained in model.state_dict().items():
-        if trained.is_floating_point():
+    import torch
+
+    with torch.no_grad():
+        for name, trained in model.named_parameters():
             trained.copy_(start[name].to(trained).lerp(trained, share))
 
 

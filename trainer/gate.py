@@ -18,6 +18,7 @@ from .recipe import Promotion
 
 SCREEN_Z = 0.0  # on the development split, which is small: a candidate that does not even gain there gets no look
 INTERVAL_Z = 1.96  # two-sided 95 %
+LARGE_LOSS = 0.1  # of nDCG@10 on the development split: more than that was never only unseen
 HOPELESS_Z = 1.645  # a challenger is dropped when so many standard errors above its mean no worthwhile gain is left
 FIRST_LOOKS = 7
 FIRST_LOOKS_BONUS = 2e-4
@@ -185,17 +186,21 @@ def screen(development: Sample) -> Decision | None:
 
 
 def ask_people(refused: Decision, looks: int) -> Decision:
-    """What the screen refused, followed with no evidence yet. The screen counts what was never shown as nothing: under
-    strong position bias that hides most of what a better model finds, and only people who see its results can tell. It
-    takes number k, and may spend the budget of the first look that it did not have on its later nights.
+    """On what the screen refused while nobody else is followed. The screen counts what was never shown as nothing:
+    under strong position bias that hides most of what a better model finds, and only people who see its results can
+    tell. But a large loss that is certain is believed.
     """
-    return unheard((*refused.reasons, "no other candidate is followed, so that people can tell"), looks)
+    if refused.sample.high < -LARGE_LOSS:
+        return refused
+    return unheard(refused.reasons, looks)
 
 
 def unheard(reasons: tuple[str, ...], looks: int) -> Decision:
-    """On a candidate that is followed with no evidence yet, as number k: no level was spent."""
+    """On a candidate that has no evidence yet and people can tell about. It takes number k, and may spend the budget of
+    the first look that it did not have on its later nights.
+    """
     k = looks + 1
-    return Decision("not_enough_evidence", (*reasons, f"people are shown its results, as number {k}"), Sample(), k)
+    return Decision("not_enough_evidence", (*reasons, f"only people can tell; it takes number {k}"), Sample(), k)
 
 
 def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
@@ -220,10 +225,10 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
     queries, people = challenger.queries, challenger.people
     by_queries, by_people = queries.p_value, people.votes_p_value
     facts = (
-        f"after {nights} nights the challenger (look {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} query "
-        f"clusters: p = {by_queries:.2g}, allowed {level:.2g}"
+        f"after {nights} nights the challenger (number {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} "
+        f"query clusters: p = {by_queries:.2g}, allowed {level:.2g}"
         if queries.n > 1
-        else f"after {nights} nights hardly any query judges the challenger (look {k})",
+        else f"after {nights} nights hardly any query judges the challenger (number {k})",
         f"{people.n} people saw both where they differ, and prefer it by {_interval(people)} votes: "
         f"p = {by_people:.2g}, allowed {level:.2g}"
         if people.n > 1

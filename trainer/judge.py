@@ -68,20 +68,25 @@ class Judge:
         candidate = self.side(some, release, tonight.steps, keep=True)
         seconds = time.monotonic() - began
         results = Contest(some, tonight.champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
-        refused = screen(_sample(results))
-        if refused is not None and self._recipe.promotion.evaluation_traffic and not self._follows_other(tonight):
-            refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
-        spent = saving(len(rows), len(corpus.keys), seconds, passed=refused is None or refused.open)
+        refused, passed = screen(_sample(results)), True
+        if refused is not None:
+            passed = False
+            if self._people_can_tell(tonight):
+                refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
+        ranks_all = refused is None or refused.open
+        spent = saving(len(rows), len(corpus.keys), seconds, passed=passed, ranks_all=ranks_all)
         self._runs.detail(tonight.run.id, screen=spent)
         if refused is not None:
             self._decided(tonight, release, refused)
             self._saw(tonight.run, replace(refused, sample=_sample(results)), results)
         return refused, results
 
-    def may_be_followed(self, tonight: Tonight, candidate: Side, decision: Decision) -> Decision:
-        """The decision that is open, turned where the candidate breaks a guard."""
+    def may_be_followed(
+        self, tonight: Tonight, candidate: Side, decision: Decision, part: str | None = None
+    ) -> Decision:
+        """The decision that is open, turned where the candidate breaks a guard (in `part` of the run's details)."""
         contest = Contest(tonight.corpus, tonight.champion, candidate)
-        guarded = self._with_guards(tonight, contest, decision, first=True)
+        guarded = self._with_guards(tonight, contest, decision, first=True, part=part)
         self._decided(tonight, candidate.release, guarded)
         return guarded
 
@@ -138,25 +143,31 @@ class Judge:
         self._challengers.keep(now, lessons.champion, fresh)
         return now, results
 
-    def _with_guards(self, tonight: Tonight, contest: Contest, decision: Decision, *, first: bool) -> Decision:
+    def _with_guards(
+        self, tonight: Tonight, contest: Contest, decision: Decision, *, first: bool, part: str | None = None
+    ) -> Decision:
         """The decision, turned where a model that breaks a guard would be promoted, or newly shown to people."""
         run, lessons = tonight.run, tonight.lessons
         golden = None if lessons.golden is None else contest.golden(lessons.golden)
         if golden is not None:
-            self._runs.detail(run.id, golden=report.golden_json(golden, contest.candidate_id))
+            self._runs.detail(run.id, part, golden=report.golden_json(golden, contest.candidate_id))
         if decision.outcome != "promoted" and not (first and decision.open):
             return decision
         found = contest.guards(self._recipe.guards, lessons.wordings.values(), golden)
         asked = {guard.name: guard.as_json() | {"release": contest.candidate_id} for guard in found}
-        self._runs.detail(run.id, guards=asked)
+        self._runs.detail(run.id, part, guards=asked)
         broken = [guard.says() for guard in found if not guard.holds]
         if broken:
             return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
         return replace(decision, reasons=(*decision.reasons, summed_up(found)))
 
-    def _follows_other(self, tonight: Tonight) -> bool:
-        followed = self._challengers.of(tonight.lessons.champion)
-        return followed is not None and followed.run_id != tonight.run.id
+    def _people_can_tell(self, tonight: Tonight) -> bool:
+        """Whether people see challengers, no other one is followed, and enough of them judge at all."""
+        lessons, dials = tonight.lessons, self._recipe.promotion
+        if not dials.evaluation_traffic or lessons.holdout["cluster"].n_unique() < dials.min_queries:
+            return False
+        followed = self._challengers.of(lessons.champion)
+        return followed is None or followed.run_id == tonight.run.id
 
     def _decided(self, tonight: Tonight, candidate: Release, decision: Decision, *, first: bool = True) -> None:
         lessons = tonight.lessons

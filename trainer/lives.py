@@ -124,7 +124,7 @@ class Course:
         decision = screen(development)
         if decision is None:
             decision = decide(holdout, self._looks, self._dials)
-        elif self.challenger is None and self._people:
+        elif self.challenger is None and self._people:  # enough of them judge here
             decision = ask_people(decision, self._looks)
         self._follow(decision)
         if decision.outcome == "promoted":

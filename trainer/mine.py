@@ -26,7 +26,7 @@ class Pair:
 
     @property
     def weight(self) -> float:
-        """2p - 1: what is as likely wrong as right teaches nothing. Never quite 0: a batch needs some weight."""
+        """2p - 1: beside others what is as likely wrong as right hardly counts. Never quite 0: a batch needs some."""
         return max(2 * self.relevance - 1, LEAST_WEIGHT)
 
 
@@ -105,8 +105,8 @@ def triplets(
         negative = negatives.get((pair.query, positive))
         if negative is None:
             out = forbidden[pair.query] | {positive}
-            drawn = random.choice(len(pool), size=min(len(pool), len(out) + 1), replace=False)
-            negative = next((pool[i] for i in drawn if pool[i] not in out), None)
+            some = random.choice(len(pool), size=min(len(pool), len(out) + 1), replace=False)
+            negative = next((pool[i] for i in some if pool[i] not in out), None)
         if negative is not None:
             result.append(Triplet(pair.query, positive, negative, pair.weight))
     return result

@@ -37,6 +37,7 @@ from .steps import Progress, Steps
 log = logging.getLogger(__name__)
 
 
+NEXT = "next"  # part of the details of a promoting run, about the next challenger
 CHECKED = 300  # queries that check an index when no other judged its model
 
 
@@ -162,9 +163,8 @@ class Night:
             build_id = self._promoter.build(run, steps, corpus, candidate, _queries(results))
             self._hand_over(run, steps, build_id)
             return
-        if decision.open:
-            self._challenge(tonight, decision, candidate, results)
-        self._runs.finish(run.id, decision.outcome, list(decision.reasons))
+        followed_now = self._challenge(tonight, decision, candidate, results) if decision.open else []
+        self._runs.finish(run.id, decision.outcome, [*decision.reasons, *followed_now])
 
     def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
         if self._promoter.hand_over(run, steps, build_id):
@@ -232,50 +232,56 @@ class Night:
             return False
         build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _queries(results))
         if self._promoter.hand_over(run, steps, build_id):
-            reasons = decision.reasons
+            reasons = list(decision.reasons)
             if followed.build_id is not None and self._recipe.promotion.evaluation_traffic:
-                reasons = self._next(tonight, challenger, reasons)
-            self._runs.finish(run.id, "promoted", list(reasons))
+                reasons += self._next(tonight, challenger, decision.reasons)
+            self._runs.finish(run.id, "promoted", reasons)
         return True
 
-    def _next(self, tonight: Tonight, champion: Side, reasons: tuple[str, ...]) -> tuple[str, ...]:
+    def _next(self, tonight: Tonight, champion: Side, reasons: tuple[str, ...]) -> list[str]:
         """What the log of tonight teaches the model that was just promoted is followed at once: people judge it from
-        tomorrow on, and a promotion costs no night. Returns the reasons with what became of it; the promotion stands
-        whatever goes wrong.
+        tomorrow on, and a promotion costs no night. Returns what became of it, to add to the `reasons` of the
+        promotion, which stands whatever goes wrong here, also a kill: then the next night has to find a challenger.
         """
         run, lessons = tonight.run, replace(tonight.lessons, champion=champion.release.id)
         after = replace(tonight, lessons=lessons, champion=champion)
         try:
-            check_enough(len(lessons.training) - champion.release.lineage["pairs"], self._recipe)
+            new = len(lessons.training) - champion.release.lineage["pairs"]
+            if new < self._recipe.mining.min_pairs:
+                raise Skipped(f"{max(new, 0)} training pairs more than it was taught")
             candidate_release = self._teach(after)
             after.steps.begin("embedding documents with the candidate")
             candidate = self._judge.side(after.corpus, candidate_release, after.steps, keep=True)
-            decision = unheard((*reasons, "what the log taught since is followed now"), self._runs.looks_before(run.id))
-            decision = self._judge.may_be_followed(after, candidate, decision)
-            if decision.open:
-                self._challenge(after, decision, candidate, [])
+            decision = unheard((*reasons, "a next candidate was trained from it"), self._runs.looks_before(run.id))
+            decision = self._judge.may_be_followed(after, candidate, decision, NEXT)
+            followed_now = self._challenge(after, decision, candidate, [], NEXT) if decision.open else []
+            return [*decision.reasons[len(reasons) :], *followed_now]
         except Skipped as reason:
-            return (*reasons, f"nothing new is followed: {reason}")
+            return [f"nothing new is followed: {reason}"]
         except Exception as error:
             log.exception("run %s: no new challenger", run.id)
-            return (*reasons, f"nothing new is followed: {error}")
-        return decision.reasons
+            return [f"nothing new is followed: {error}"]
 
-    def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, results: list[Result]) -> None:
-        """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one."""
+    def _challenge(
+        self, tonight: Tonight, decision: Decision, candidate: Side, results: list[Result], part: str | None = None
+    ) -> list[str]:
+        """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one, and
+        says so. `part` of the run's details is about it.
+        """
         run, champion = tonight.run, tonight.lessons.champion
         assert run.log_seq is not None
         present = self._challengers.of(champion)
         if not stronger(decision.sample, None if present is None else present.state):
-            return
+            return []
         build_id = None
         if self._recipe.promotion.evaluation_traffic:
             tonight.steps.begin("building the challenger's index")
             asked = _queries(results) or list(tonight.lessons.wordings.values())[:CHECKED]
-            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, asked)
-        state = Challenger(decision.look, 1, decision.sample, looked=decision.level > 0)
+            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, asked, part)
+        state = Challenger(decision.look, 1, decision.sample, looked=self._runs.looked(run.id))
         followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
         self._challengers.keep(followed, champion, query_units(results))
+        return ["it is followed from now on" if build_id is None else "people are shown its results from now on"]
 
     def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
         return {

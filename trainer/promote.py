@@ -42,7 +42,15 @@ class Promoter:
         """Whether this build was made to its end."""
         return any(build.id == build_id for state in ("ready", "retired") for build in self._releases.builds(state))
 
-    def build(self, run: Run, steps: Steps, corpus: Corpus, candidate: Side, queries: Sequence[str]) -> str:
+    def build(
+        self,
+        run: Run,
+        steps: Steps,
+        corpus: Corpus,
+        candidate: Side,
+        queries: Sequence[str],
+        part: str | None = None,
+    ) -> str:
         """A new index from the judged vectors, checked with these queries; returns its build.
 
         What a crash left half made is redone.
@@ -68,7 +76,7 @@ class Promoter:
             raise
         folder = self._releases.folder(candidate.release.id)
         cut = truncated(folder, candidate.release, [stored.document for stored in corpus.documents])
-        self._runs.detail(run.id, build={**checks, "documents": len(corpus.keys), "truncated": cut})
+        self._runs.detail(run.id, part, build={**checks, "documents": len(corpus.keys), "truncated": cut})
         mark_ready(self._database, build_id, corpus.revision)
         return build_id
 

@@ -56,7 +56,7 @@ class Promotion(_Dials):
 
 
 class Guards(_Dials):
-    """How much may get worse at most, by the lower end of the 95 % interval; a broken guard refuses a promotion."""
+    """How much may get worse at most, by the lower end of the 95 % interval; a broken guard refuses the candidate."""
 
     self_retrieval: float = Field(0.05, ge=0, le=1, description="loss of reciprocal rank when titles are asked for")
     identifiers: float = Field(0.05, ge=0, le=1, description="the same for words of one document only, such as codes")

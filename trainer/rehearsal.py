@@ -146,7 +146,8 @@ class _Life:
         promoted = course.offer(_sample(screened), self.estimates[-1])
         if course.challenger is not before:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
-            self._counted = {result.cluster for result in holdout}
+            looked = course.challenger is not None and course.challenger.looked
+            self._counted = {result.cluster for result in holdout} if looked else set()
             self.people = Sample()
         return promoted
 

@@ -109,11 +109,12 @@ class Runs:
         with self._database.write() as connection:
             connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
 
-    def detail(self, run_id: str, **details: Mapping[str, Any]) -> None:
-        """Adds to the run's details."""
+    def detail(self, run_id: str, part: str | None = None, **details: Mapping[str, Any]) -> None:
+        """Adds to the run's details, or to that part of them."""
         with self._database.write() as connection:
             present = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
-            connection.execute(runs.update().where(runs.c.id == run_id).values(details={**present, **details}))
+            added = details if part is None else {part: {**present.get(part, {}), **details}}
+            connection.execute(runs.update().where(runs.c.id == run_id).values(details={**present, **added}))
 
     def finish(self, run_id: str, outcome: str, reasons: list[str]) -> None:
         values = {"outcome": outcome, "reasons": reasons, "state": "finished", "step": "finished", "progress": 1.0}
@@ -125,9 +126,14 @@ class Runs:
             counted = select(func.count()).select_from(looks).where(looks.c.run_id != run_id)
             return int(connection.execute(counted).scalar_one())
 
+    def looked(self, run_id: str) -> bool:
+        """Whether the candidate of this run had a first look, in any of its attempts."""
+        with self._database.read() as connection:
+            return bool(connection.scalar(select(looks.c.level).where(looks.c.run_id == run_id)))
+
     def decided(self, run_id: str, decision: Decision, *, first: bool, **inputs: Any) -> None:
         """Writes the decision, and the look that a `first` one spent, in one transaction; doing it again spends no
-        other. `inputs` (ids and hashes) go to the ledger.
+        other, and never less. `inputs` (ids and hashes) go to the ledger.
         """
         row = {
             "k": decision.look,
@@ -139,7 +145,10 @@ class Runs:
         }
         with self._database.write() as connection:
             if first and decision.look:
-                connection.execute(self._database.insert(looks).on_conflict_do_nothing(index_elements=["run_id"]), row)
+                insert = self._database.insert(looks).on_conflict_do_nothing(index_elements=["run_id"])
+                connection.execute(insert, row)
+                less = (looks.c.run_id == run_id) & (looks.c.level < decision.level)
+                connection.execute(looks.update().where(less).values(level=decision.level, p_value=decision.p_value))
             append(connection, "decision", run=run_id, **inputs, **decision_json(decision))
             connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=list(decision.reasons)))
 

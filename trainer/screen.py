@@ -1,4 +1,4 @@
-"""The screen: a candidate that does not even gain on the development split never pays for the whole corpus."""
+"""The screen: a candidate without a gain on the development split seldom pays for the whole corpus."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ def screening_rows(corpus: Corpus, champion: Side, seen: pl.DataFrame, queries: 
     return np.array(sorted({*shown, *pooled, *sampled}), dtype=np.int64)
 
 
-def saving(ranked: int, documents: int, seconds: float, *, passed: bool) -> dict[str, Any]:
-    """For the report: embedding the `ranked` documents took so long; what a candidate that did not pass saved, at the
-    same speed.
+def saving(ranked: int, documents: int, seconds: float, *, passed: bool, ranks_all: bool) -> dict[str, Any]:
+    """For the report: embedding the `ranked` documents took so long; what a candidate saved that will not rank all of
+    them, at the same speed.
     """
-    others = 0 if passed else documents - ranked
+    others = 0 if ranks_all else documents - ranked
     return {
         "passed": passed,
         "documents_ranked": ranked,

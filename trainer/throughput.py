@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MATRIX = 8_192  # width of the matrices whose product shows what a GPU can do
 PRODUCTS = 20
-BOTH_WAYS: Any = ("query_to_doc", "doc_to_query")  # as ours
+BOTH_WAYS: Any = ("query_to_doc", "doc_to_query")  # as ours, which counts the own pair once
 Train = Callable[[str, Sequence[Triplet], FineTuning, Path], "SentenceTransformer"]
 
 

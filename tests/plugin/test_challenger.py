@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from school import FILLERS, TOPICS, LessonSettings, kill, one_night, until
+from school import FILLERS, TOPICS, LessonSettings, kill, one_night, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -19,6 +19,7 @@ from clickloop.retriever.search import RANKER, against
 from clickloop.retriever.types import Document, Event, Who
 from clickloop.trainer import gate, nightly
 from clickloop.trainer.guards import Guarded
+from clickloop.trainer.judge import Judge
 from clickloop.trainer.recipe import Mining, Promotion, Split
 
 PEOPLE = 250
@@ -130,6 +131,33 @@ def test_a_promotion_stands_whatever_becomes_of_the_next_challenger(
     assert wanted is not None
     assert live.id == wanted.id
     assert loop.releases.challenger_build() is None
+    loop.close()
+
+
+def test_a_next_challenger_that_breaks_a_guard_is_not_shown_and_the_report_tells_them_apart(
+    challenged: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = Judge.may_be_followed
+
+    def broken(judge: Judge, *given: Any) -> gate.Decision:
+        with monkeypatch.context() as patch:
+            patch.setattr(Guarded, "holds", False)
+            return guarded(judge, *given)
+
+    monkeypatch.setattr(Judge, "may_be_followed", broken)
+    loop = open_with_challenger(challenged)
+    wanted = loop.releases.challenger_build()
+    ask(loop, PEOPLE, likes=True)
+    outcome = one_night(loop)
+    assert outcome.startswith("promoted"), outcome
+    assert "is broken" in outcome
+    assert "shown its results" not in outcome
+    assert loop.releases.challenger_build() is None
+    (run, *_), _ = loop.runs.page(1)
+    assert wanted is not None
+    assert {guard["release"] for guard in run.details["guards"].values()} == {wanted.release_id}
+    assert all(guard["holds"] for guard in run.details["guards"].values())
+    assert not any(guard["holds"] for guard in run.details["next"]["guards"].values())
     loop.close()
 
 
@@ -275,6 +303,29 @@ def test_a_run_killed_when_its_challengers_index_is_ready_promotes_nothing_and_h
     assert live.id == before.id
     assert (followed.state, state(loop)["nights"]) == ("ready", 1)
     assert set(loop.store.names()) == {live.id, followed.id} == {build.id for build in loop.releases.builds()}
+    loop.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_killed_while_it_makes_the_next_challenger_has_promoted(challenged: Settings, when: str) -> None:
+    loop = open_with_challenger(challenged)
+    wanted = loop.releases.challenger_build()
+    assert wanted is not None
+    ask(loop, PEOPLE, likes=True)
+    loop.runs.queue("test")
+    loop.close()
+    kill(challenged, "night", when, "mark_ready")
+    loop = ClickLoop(challenged)
+    run = resume(loop)
+    assert run.outcome == "promoted", run.reasons
+    assert "shown its results" not in "; ".join(run.reasons)
+    live = loop.releases.live()
+    assert live is not None
+    assert live.id == wanted.id
+    assert loop.releases.challenger_build() is None
+    until(
+        lambda: set(loop.store.names()) == {build.id for build in loop.releases.builds() if build.state != "rejected"}
+    )
     loop.close()
 
 

@@ -276,7 +276,8 @@ def test_what_was_live_at_a_moment_and_why(run: Run, data_dir: Path) -> None:
     loop = ClickLoop(Settings(data_dir=data_dir))
     with loop.database.write() as connection:
         decided = {"outcome": "promoted", "mean": 0.031, "n": 120, "p_value": 1e-5, "level": 2.4e-4}
-        append(connection, "decision", run="run-1", **decided)
+        append(connection, "decision", run="run-1", candidate="release-1", **decided)
+        append(connection, "decision", run="run-1", candidate="the next challenger", **decided | {"mean": 0.5})
         append(connection, "approval", run="run-1", build="build-1", by="cli")
         moved = {"build": "build-1", "release": "release-1", "former": entry["content"]["build"]}
         append(connection, "switch", **moved, reason="promotion", run="run-1", by="cli", state="done")
@@ -288,6 +289,7 @@ def test_what_was_live_at_a_moment_and_why(run: Run, data_dir: Path) -> None:
     assert "build-1" in later
     assert "release-1" in later
     assert "gain +0.0310 on 120 query clusters" in later
+    assert "+0.5" not in later, "that decision was about another model"
     assert "approved by cli" in later
     moment = datetime.fromtimestamp(entry["at"], UTC) + timedelta(microseconds=10)
     assert run("audit", "live", "--at", moment.isoformat()).stdout == now.stdout

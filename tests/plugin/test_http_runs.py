@@ -73,7 +73,7 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
             "people": report.estimate_json(Sample()) | {"p_value": 1.0},
             "reasons": [HOSTILE],
         },
-        screen=saving(100, 400, 1.0, passed=False),
+        screen=saving(100, 400, 1.0, passed=False, ranks_all=False),
     )
     loop.runs.finish(queued.id, "rejected", [HOSTILE])
     run = loop.runs.get(queued.id)

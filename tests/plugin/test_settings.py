@@ -69,6 +69,7 @@ def test_the_environment_overrides_the_file_and_what_is_given_overrides_both(
         ('durability = "often"', ["durability", "often", "process"]),
         ("seed = -1", ["seed", "-1"]),
         ("max_tokens = 2", ["max_tokens", "2", "8"]),
+        ("[mining]\nmin_pairs = 500\n[training]\nmax_pairs = 400", ["max_pairs = 400", "mining.min_pairs = 500"]),
         ('wait_seconds = "long"', ["wait_seconds", "long"]),
         ('[payload_indexes]\nlanguage = "text"', ["payload_indexes.language", "text", "keyword"]),
         ('[schedule]\ncron = "every night"', ["schedule.cron", "every night"]),

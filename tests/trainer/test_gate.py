@@ -128,6 +128,9 @@ def test_people_may_be_asked_about_what_the_screen_refused_and_that_takes_a_numb
     assert (found.look, found.level, found.p_value, found.sample) == (4, 0.0, 1.0, Sample())
     assert found.reasons[:1] == refused.reasons
     assert "number 4" in found.reasons[-1]
+    lost = screen(Sample.of(spread(-0.12, 0.1)))
+    assert lost is not None
+    assert ask_people(lost, looks=3) == lost, "a large loss that is certain is believed"
     liked = Sample.of([1.0] * 40)
     assert follow(Challenger(4, 2, Sample(), liked), DIALS).outcome == "promoted"
     assert follow(Challenger(4, 2, Sample(), Sample()), DIALS).open, "nobody said anything yet"

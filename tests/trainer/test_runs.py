@@ -1,5 +1,6 @@
 """The rows of nightly runs, in a real database: one at a time, none forgotten, every decision made once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,22 @@ def test_a_decision_spends_one_look_also_when_it_is_written_again(database: Data
         rows = connection.execute(select(looks.c.k, looks.c.run_id, looks.c.promoted)).all()
     assert [tuple(row) for row in rows] == [(1, run_id, True)]
     assert runs.get(run_id).reasons == ["reason"]
+
+
+def test_a_run_that_decides_anew_after_a_crash_never_spent_less(database: Database, runs: Runs) -> None:
+    """The screen may come to another end on documents written since: what was spent before the crash stays spent."""
+    seen, unseen = decision(1), replace(decision(1), level=0.0, p_value=1.0)
+    first, second = finished(runs), finished(runs)
+    for run_id, decisions in ((first, (seen, unseen)), (second, (unseen, seen))):
+        for found in decisions:
+            runs.decided(run_id, replace(found, look=runs.looks_before(run_id) + 1), first=True)
+        assert runs.looked(run_id)
+    third = finished(runs)
+    runs.decided(third, replace(unseen, look=3), first=True)
+    assert not runs.looked(third)
+    with database.read() as connection:
+        levels = connection.scalars(select(looks.c.level).order_by(looks.c.k)).all()
+    assert levels == [2e-4, 2e-4, 0.0]
 
 
 def test_a_decision_without_a_look_spends_none(runs: Runs) -> None:

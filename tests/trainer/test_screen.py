@@ -37,6 +37,8 @@ def test_without_searches_it_ranks_the_sample_alone() -> None:
 
 
 def test_only_a_refusal_saves() -> None:
-    assert saving(1000, 4000, 5.0, passed=True)["seconds_saved"] == 0
-    refused = saving(1000, 4000, 5.0, passed=False)
+    assert saving(1000, 4000, 5.0, passed=True, ranks_all=True)["seconds_saved"] == 0
+    asked = saving(1000, 4000, 5.0, passed=False, ranks_all=True)
+    assert (asked["passed"], asked["embeddings_saved"]) == (False, 0)
+    refused = saving(1000, 4000, 5.0, passed=False, ranks_all=False)
     assert (refused["embeddings_saved"], refused["seconds_saved"]) == (3000, 15.0)
