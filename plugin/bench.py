@@ -59,7 +59,7 @@ GAINS = {
     "+.01, sd .10, 500 queries": World(NARROW, replace(NARROW, mean=0.01), blocks=10),
 }
 Rows = Mapping[str, Mapping[str, Any]]
-TRAFFIC = (0.0, 0.05, 0.2)  # shares of evaluation traffic
+TRAFFIC = (0.0, 0.05, 0.3)  # shares of evaluation traffic
 OFFERED_NIGHTS = 5
 TEACHING = 0.75  # queries whose cluster draws more than this teach the contenders, and nobody searches them
 HABITS = {
