@@ -51,9 +51,12 @@ def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: P
     assert list(pairs.values()) == sorted(pairs.values(), reverse=True)
     gains = [oracle["gain"] for oracle in found["oracles"].values()]
     assert found["shares"] == {
-        name: pytest.approx(night["served"]["gain"] / oracle["gain"])
-        for name, oracle in found["oracles"].items()
-        if oracle["gain"] > 0
+        side: {
+            name: pytest.approx(night[side]["gain"] / oracle["gain"])
+            for name, oracle in found["oracles"].items()
+            if oracle["gain"] > 0
+        }
+        for side in ("served", "candidate")
     }
     assert gains[0] > 0.5, "who knows everything teaches the topics"
     assert gains[0] > gains[-1] + 0.2, "a random model shows little of what is right"
@@ -82,7 +85,7 @@ def test_a_life_with_farms_is_that_of_the_same_seed_without_them(
         assert night["outcome"] == "skipped"
         assert counts["searches"] + counts["robot_searches_left_out"] == searches
         assert found["exploration"]["share"] == 0.5
-        assert (found["oracles"], found["shares"]) == ({}, {})
+        assert (found["oracles"], found["shares"]) == ({}, {"served": {}})
     assert attacked["first"] == without["first"]
     assert len(attacked["farms"]) == 2
     assert attacked["farms"] == without["farms"], "nothing was promoted"
