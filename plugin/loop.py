@@ -21,12 +21,13 @@ from ..retriever.database import Database
 from ..retriever.documents import Documents
 from ..retriever.edge import EdgeStore
 from ..retriever.errors import ClickLoopError, DataFolderError, InvalidInput, WaitExceeded
+from ..retriever.first_release import Paths
 from ..retriever.follower import Follower
 from ..retriever.index import IndexStore
 from ..retriever.locks import After, Both, Lock, open_lock
 from ..retriever.log import Accepted, SearchLog
 from ..retriever.model import find_model
-from ..retriever.owner import Owner, Paths, own_or_refuse
+from ..retriever.owner import Owner, own_or_refuse
 from ..retriever.releases import Releases
 from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who

@@ -4,38 +4,34 @@ Other processes write documents and wishes into the database; the owner sees the
 """
 
 import logging
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from .compaction import Compactions
 from .database import Database, hold_documents
 from .documents import Documents, count
 from .encoder import open_corpus_encoder, open_encoder
-from .errors import ClickLoopError, IndexFault, InUse, ModelError, NotReady
+from .errors import ClickLoopError, IndexFault, InUse, NotReady
+from .first_release import Paths, first_release
 from .index import IndexStore
 from .indexer import STEP, Indexer
 from .locks import Lock
-from .model import find_model
 from .releases import (
     Releases,
     Switch,
     drop_challenger,
     drop_half_made,
     finish_switch,
-    new_id,
     set_build,
     show_step,
 )
 from .search import Live, OpenBuild
-from .types import Build, Release
+from .types import Build
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +41,6 @@ KEPT_BUILDS = 3  # the live one and those a rollback can go to
 SMALL = 1000  # writes, which are not worth loading torch and optimising the index
 SAMPLE = 16  # documents that are encoded again before a build goes live: a fraction of a second
 MIN_COSINE = 0.99  # to what is stored; bf16, in which a night encodes, costs MiniLM 1e-4 and tiny models up to 3e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where the first release comes from and where releases are kept."""
-
-    database_url: str
-    releases: Path
-    model: str
-    max_tokens: int | None = None
 
 
 class Owner:
@@ -323,39 +309,13 @@ class Owner:
 
     def _first_build(self) -> Build:
         """An empty build of the first release, live at once: there is nothing better to answer from."""
-        release = self._first_release()
+        release = first_release(self._releases, self._paths)
         build = self._releases.add_build(release.id)
         self._store.create(build.id, release.dimension).close()
         number = self._releases.request_switch(build.id, "bootstrap", "system")
         with self._database.write() as connection:
             finish_switch(connection, number)
         return self._releases.build(build.id)
-
-    def _first_release(self) -> Release:
-        """Made in a child process, so that a process that serves never loads torch."""
-        finished = self._releases.list()
-        if finished:
-            return finished[-1]
-        find_model(self._paths.model)
-        log.info("making the first release from %s", self._paths.model)
-        release_id = new_id("release")
-        order = {
-            "database_url": self._paths.database_url,
-            "releases": str(self._paths.releases),
-            "model": self._paths.model,
-            "max_tokens": self._paths.max_tokens,
-            "release_id": release_id,
-        }
-        child = subprocess.run(
-            [sys.executable, "-m", "clickloop.retriever.first_release"],
-            input=orjson.dumps(order),
-            capture_output=True,
-            check=False,
-        )
-        if child.returncode != 0:
-            lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-            raise ModelError(f"the first release could not be made: {lines[-1]}")
-        return self._releases.get(release_id)
 
     def _clear(self) -> None:
         """Removes what no run will finish, when no run is active."""

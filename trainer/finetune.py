@@ -41,23 +41,7 @@ def finetune(
     """
     import torch
     from datasets import disable_progress_bars
-    from sentence_transformers import SentenceTransformerTrainer
-    from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
-
-    class Trainer(SentenceTransformerTrainer):
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            """Done again with smaller mini-batches where the GPU has no room; the cached gradients are the same."""
-            while True:
-                try:
-                    return super().training_step(*args, **kwargs)
-                except torch.OutOfMemoryError as error:
-                    self.loss = _smaller(self.loss, dials, error)
-                model.zero_grad()  # what the interrupted step left
-                torch.cuda.empty_cache()
-
-    class Progress(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            progress(state.global_step / max(state.max_steps, 1))
+    from transformers import EarlyStoppingCallback, PrinterCallback
 
     disable_progress_bars()
     torch.manual_seed(seed)
@@ -69,13 +53,13 @@ def finetune(
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = bool(development)
-    trainer = Trainer(
+    trainer = _trainer_class(dials)(
         model=model,
         args=_arguments(work, dials, prompts, seed, judged),
         train_dataset=_dataset(training),
         evaluator=_evaluator(training, development, dials.batch_size, prompts) if judged else None,
         loss=_loss(model, dials.temperature),
-        callbacks=[Progress(), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
+        callbacks=[_watch(progress), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
     trainer.remove_callback(PrinterCallback)
     with _attention():
@@ -85,6 +69,34 @@ def finetune(
     model.max_seq_length = served_length
     _blend(model, start, dials.blend)
     return model, _curve(trainer.state.log_history)
+
+
+def _trainer_class(dials: FineTuning) -> Any:
+    import torch
+    from sentence_transformers import SentenceTransformerTrainer
+
+    class Trainer(SentenceTransformerTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            """Done again with smaller mini-batches where the GPU has no room; the cached gradients are the same."""
+            while True:
+                try:
+                    return super().training_step(*args, **kwargs)
+                except torch.OutOfMemoryError as error:
+                    self.loss = _smaller(self.loss, dials, error)
+                self.model.zero_grad()  # what the interrupted step left
+                torch.cuda.empty_cache()
+
+    return Trainer
+
+
+def _watch(progress: Callable[[float], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            progress(state.global_step / max(state.max_steps, 1))
+
+    return Watch()
 
 
 def _blend(model: "SentenceTransformer", start: Mapping[str, Any], share: float) -> None:

@@ -68,11 +68,10 @@ class Judge:
         candidate = self.side(some, release, tonight.steps, keep=True)
         seconds = time.monotonic() - began
         results = Contest(some, tonight.champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
-        refused, passed = screen(_sample(results)), True
-        if refused is not None:
-            passed = False
-            if self._people_can_tell(tonight):
-                refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
+        refused = screen(_sample(results))
+        passed = refused is None
+        if refused is not None and self._people_can_tell(tonight):
+            refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
         ranks_all = refused is None or refused.open
         spent = saving(len(rows), len(corpus.keys), seconds, passed=passed, ranks_all=ranks_all)
         self._runs.detail(tonight.run.id, screen=spent)

@@ -16,7 +16,7 @@ from clickloop.retriever.encoder import load_model
 from clickloop.retriever.ledger import verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
-from clickloop.retriever.types import Document, Event, Who
+from clickloop.retriever.types import Build, Document, Event, Who
 from clickloop.trainer import gate, nightly
 from clickloop.trainer.guards import Guarded
 from clickloop.trainer.judge import Judge
@@ -74,6 +74,17 @@ def open_with_challenger(settings: Settings) -> ClickLoop:
     return loop
 
 
+def promoted(settings: Settings) -> tuple[ClickLoop, Build, str]:
+    """After the night in which people's votes promote the challenger: its build, and what the night says."""
+    loop = open_with_challenger(settings)
+    wanted = loop.releases.challenger_build()
+    assert wanted is not None
+    ask(loop, PEOPLE, likes=True)
+    outcome = one_night(loop)
+    assert outcome.startswith("promoted"), outcome
+    return loop, wanted, outcome
+
+
 def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     loop = open_with_challenger(challenged)
     wanted = loop.releases.challenger_build()
@@ -120,15 +131,10 @@ def test_a_promotion_stands_whatever_becomes_of_the_next_challenger(
         challenged = challenged.model_copy(update={"mining": Mining(min_pairs=100_000)})
     else:
         monkeypatch.setattr(nightly, "finetune", lambda *_args, **_kwargs: 1 / 0)
-    loop = open_with_challenger(challenged)
-    wanted = loop.releases.challenger_build()
-    ask(loop, PEOPLE, likes=True)
-    outcome = one_night(loop)
-    assert outcome.startswith("promoted"), outcome
+    loop, wanted, outcome = promoted(challenged)
     assert "nothing new is followed: " in outcome
     live = loop.releases.live()
     assert live is not None
-    assert wanted is not None
     assert live.id == wanted.id
     assert loop.releases.challenger_build() is None
     loop.close()
@@ -145,16 +151,11 @@ def test_a_next_challenger_that_breaks_a_guard_is_not_shown_and_the_report_tells
             return guarded(judge, *given)
 
     monkeypatch.setattr(Judge, "may_be_followed", broken)
-    loop = open_with_challenger(challenged)
-    wanted = loop.releases.challenger_build()
-    ask(loop, PEOPLE, likes=True)
-    outcome = one_night(loop)
-    assert outcome.startswith("promoted"), outcome
+    loop, wanted, outcome = promoted(challenged)
     assert "is broken" in outcome
     assert "shown its results" not in outcome
     assert loop.releases.challenger_build() is None
     (run, *_), _ = loop.runs.page(1)
-    assert wanted is not None
     assert {guard["release"] for guard in run.details["guards"].values()} == {wanted.release_id}
     assert all(guard["holds"] for guard in run.details["guards"].values())
     assert not any(guard["holds"] for guard in run.details["next"]["guards"].values())
