@@ -1,6 +1,5 @@
 """The click model: what it says about simulated people, whose examination and taste are known."""
 
-from functools import cache
 from random import Random
 from typing import Any
 
@@ -9,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from impressions import SCHEMA, Row, log_of
+from impressions import RIGHT, Row, crowd, log_of, simulated
 
 from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.search import RANKER
@@ -22,17 +21,13 @@ from clickloop.trainer.click_models import (
     ClickModel,
     Floats,
     Prior,
-    evidence,
-    exposure,
 )
 from clickloop.trainer.clicks import choose, corrected_gains, judge
-from clickloop.trainer.people import KINDS, people
+from clickloop.trainer.people import KINDS
 from clickloop.trainer.tally import count_people
 
 SHARE = 0.05  # of shown documents that are relevant
 LIKING, NOISE = 0.8, 0.1
-RIGHT = {"d0", "d1"}
-QUERIES, DOCUMENTS, SESSIONS = 60, 12, 3_000
 
 
 def by_position(examination: Floats, liking: float, noise: float, share: Floats) -> ClickModel:
@@ -45,45 +40,10 @@ def by_position(examination: Floats, liking: float, noise: float, share: Floats)
 KNOWN = by_position(1 / np.arange(1, 11), LIKING, NOISE, np.full(10, SHARE))
 
 
-def scored(seed: int, size: float) -> pl.DataFrame:
-    """A simulated log with scores, by which right documents stand out of their lists by `size` on average."""
-    log, random = simulated(seed, 1.0), np.random.default_rng(seed)
-    right = log["document_id"].is_in(list(RIGHT)).to_numpy()
-    return log.with_columns(score=pl.Series(0.3 + size * right + random.normal(scale=0.1, size=len(log))))
-
-
-def crowd(document_id: str, views: int, clicks: int, rank: int = 1) -> list[Row]:
-    """`views` people saw the document at this rank, `clicks` of them clicked it."""
-    return [("q", f"{document_id} {rank} {i}", document_id, rank, i < clicks) for i in range(views)]
-
-
 def judged(rows: list[Row], model: ClickModel = KNOWN) -> dict[str, dict[str, Any]]:
     """Judgments by document id."""
     found = judge(count_people(log_of(rows)), model)
     return {row["document_id"]: row for row in found.rows(named=True)}
-
-
-@cache
-def simulated(seed: int, bias: float, kind: str = "position") -> pl.DataFrame:
-    """Everybody asks once. Each query has two right documents; its ranking changes a little from search to search."""
-    random = np.random.default_rng(seed)
-    crowd = people(kind, seed, bias=bias)
-    rows = []
-    ranking = {query: random.permutation(DOCUMENTS) for query in range(QUERIES)}
-    for person, query in enumerate(crowd.queries(SESSIONS, QUERIES)):
-        moved = np.argsort(np.arange(DOCUMENTS) + random.normal(scale=3, size=DOCUMENTS))
-        shown = [f"d{document}" for document in ranking[query][moved][:10]]
-        clicked = crowd.clicks(shown, RIGHT)
-        rows += [(person, f"q{query}", f"p{person}", d, rank, rank in clicked) for rank, d in enumerate(shown, start=1)]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("bias", [0.5, 1.0, 1.5])
-def test_examination_is_recovered_from_clicks_alone(seed: int, bias: float) -> None:
-    found = fit(count_people(simulated(seed, bias)))
-    expected = np.arange(1, 11) ** -bias
-    assert np.abs(found.examination - expected).max() < 0.1, found.examination
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -98,17 +58,6 @@ def test_right_documents_beat_wrong_ones_that_were_shown_above_them(seed: int) -
     assert len(pairs) > 100
     assert (pairs["relevance"] > pairs["relevance_wrong"]).mean() > 0.95  # type: ignore[operator]
     assert pairs["relevance"].mean() > pairs["relevance_wrong"].mean() + 0.4  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_liking_noise_and_the_share_of_right_documents_are_recovered(seed: int) -> None:
-    log = simulated(seed, 1.0)
-    found = fit(count_people(log))
-    assert (found.right[0, 0], found.wrong[0, 0]) == pytest.approx((0.9, 0.1), abs=0.05)
-    best = log.group_by("query", "document_id").agg(pl.col("rank").min(), pl.col("document_id").first().alias("d"))
-    right = best.group_by("rank").agg(pl.col("d").is_in(list(RIGHT)).mean(), pl.len()).filter(pl.col("len") >= 50)
-    for rank, share, _count in right.rows():
-        assert found.share[rank - 1] == pytest.approx(share, abs=0.15)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -305,138 +254,3 @@ def test_a_click_further_down_never_lowers_relevance() -> None:
 def relevance_of(query: str, document_id: str, rows: list[Row], model: ClickModel) -> float:
     found = judge(count_people(log_of(rows)), model)
     return float(found.filter(query=query, document_id=document_id)["relevance"].item())
-
-
-def gains_by_rank(log: pl.DataFrame, name: str) -> dict[tuple[bool, bool], float]:
-    """Mean corrected gain per impression, by (right, at one of the first three ranks)."""
-    counts = count_people(log)
-    model = fit(counts, name)
-    # Each row alone, as if it were all that is known of its pair.
-    alone = counts.with_columns(document_id=pl.col("document_id") + "@" + pl.int_range(pl.len()).cast(pl.String))
-    gains = alone.join(corrected_gains(alone, model), on=["query", "document_id"]).with_columns(
-        right=pl.col("document_id").str.split("@").list.first().is_in(list(RIGHT)), top=pl.col("rank") <= 3
-    )
-    mean = (pl.col("gain") * pl.col("views")).sum() / pl.col("views").sum()
-    return {(right, top): gain for right, top, gain in gains.group_by("right", "top").agg(mean).rows()}
-
-
-@pytest.mark.parametrize(("kind", "name"), [("position", "position"), ("cascade", "browsing"), ("trust", "trust")])
-def test_the_model_of_the_people_corrects_gains_at_the_top_and_below(kind: str, name: str) -> None:
-    for (right, _top), gain in gains_by_rank(simulated(1, 0.7, kind), name).items():
-        assert gain == pytest.approx(float(right), abs=0.25 if right else 0.05)
-
-
-def test_a_model_of_other_people_does_not() -> None:
-    """What the tests above would find if the choice were a wrong one."""
-    gains = gains_by_rank(simulated(1, 0.7, "position"), "click rate")
-    assert gains[True, True] - gains[True, False] > 0.4
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_people_who_read_from_the_top_are_told_from_others(seed: int) -> None:
-    assert choose(simulated(seed, 1.0, "cascade")).model.name == "browsing"
-    assert choose(simulated(seed, 1.0, "position")).model.name != "click rate"
-    assert choose(simulated(seed, 0.0, "position")).model.name != "browsing"
-
-
-def test_the_choice_says_how_likely_each_model_found_what_was_held_out() -> None:
-    log = simulated(1, 1.0, "cascade")
-    choice = choose(log)
-    assert set(choice.held_out) == set(NAMES)
-    assert max(choice.held_out, key=lambda name: choice.held_out[name]) == choice.model.name
-    rate = log["clicked"].mean()
-    assert isinstance(rate, float)
-    guessed = rate * np.log(rate) + (1 - rate) * np.log(1 - rate)
-    assert all(guessed < told < 0 for told in choice.held_out.values())
-    assert choose(log.sample(fraction=1, shuffle=True, seed=1)).held_out == choice.held_out
-
-
-def test_what_explains_nothing_more_is_not_chosen() -> None:
-    """Of people who never click each model foresees nearly the same."""
-    assert choose(log_of(crowd("d", 200, 0))).model.name == NAMES[0]
-
-
-def test_nothing_held_out_gives_no_likelihoods() -> None:
-    for rows in ([], crowd("d", 1, 1)):
-        choice = choose(log_of(rows))
-        assert choice.held_out == {}
-        assert choice.model.name == NAMES[0]
-
-
-def with_levels(rows: list[Row], levels: dict[str, int]) -> pl.DataFrame:
-    """A log in which the clicks of these people led further."""
-    log = log_of(rows)
-    level = pl.col("person").replace_strict(levels, default=1, return_dtype=pl.Int64)
-    return log.with_columns(level=pl.when("clicked").then(level).otherwise(0))
-
-
-def test_a_purchase_says_more_than_a_cart_and_a_cart_more_than_a_click() -> None:
-    rows = [row for d in ("clicked", "carted", "bought") for row in crowd(d, 3, 1)]
-    log = with_levels(rows, {"carted 1 0": 2, "bought 1 0": 3})
-    counts = count_people(log)
-    found = {row["document_id"]: row["relevance"] for row in judge(counts, fit(counts)).rows(named=True)}
-    assert found["clicked"] < found["carted"] < found["bought"]
-
-
-def test_what_a_later_action_says_is_learned_from_the_log() -> None:
-    """People buy what is right nine times as often as what is wrong, whatever the rank."""
-    random = np.random.default_rng(1)
-    log = simulated(1, 1.0)
-    buys = random.random(len(log)) < np.where(log["document_id"].is_in(list(RIGHT)), 0.45, 0.05)
-    log = log.with_columns(level=pl.col("clicked").cast(pl.Int64) * np.where(buys, 3, 1))
-    model = fit(count_people(log))
-    assert model.later[2] == pytest.approx(np.log(9), abs=0.4)
-    assert model.later[0] == pytest.approx(np.log(0.55 / 0.95), abs=0.2)
-    assert model.later[1] == 0.0  # no carts in this log
-
-
-def test_without_later_actions_a_click_is_a_click() -> None:
-    log = simulated(1, 1.0)
-    assert fit(count_people(log)).later.tolist() == [0.0, 0.0, 0.0]
-    assert count_people(log).equals(count_people(log.with_columns(level=pl.col("clicked").cast(pl.Int64))))
-
-
-def test_what_is_shown_for_everything_is_less_likely_meant() -> None:
-    """Learned, not assumed: in the second log what is shown for every query is right for it."""
-    random = np.random.default_rng(3)
-    for right, sign in (("own", -1), ("hub", 1)):
-        rows = []
-        for search in range(3000):
-            query = int(random.integers(600))
-            for rank, kind in enumerate(random.permutation(["own", "hub"]), 1):
-                clicked = random.random() < (0.9 if kind == right else 0.1) / rank
-                rows.append(
-                    (search, f"q{query}", f"p{search}", f"own{query}" if kind == "own" else "hub", rank, clicked)
-                )
-        counts = count_people(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
-        assert sign * fit(counts).prior.weights[0] > 0.1
-
-
-def test_pairs_that_look_the_same_are_fitted_as_one() -> None:
-    counts = count_people(simulated(2, 1.0).filter(pl.col("search") < 200))
-    each, kinds = (evidence(counts, exposure(counts), alike) for alike in (False, True))
-    assert len(kinds.best) < len(each.best)
-    assert kinds.times.sum() == len(each.best)
-    for name in ("views", "clicks"):
-        assert (getattr(kinds, name) * kinds.times[kinds.pair]).sum() == getattr(each, name).sum()
-    assert np.allclose(kinds.times @ kinds.features, each.features.sum(0))
-    assert np.allclose(kinds.times @ kinds.levels, each.levels.sum(0))
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_what_stands_out_of_its_list_is_sooner_believed(seed: int) -> None:
-    def told_apart(log: pl.DataFrame) -> float:
-        """The mean posterior of right documents less that of others, among those that one person clicked."""
-        found = judge(count_people(log), choose(log).model).filter(pl.col("clicks") == 1)
-        right = pl.col("document_id").is_in(list(RIGHT))
-        return float(found.filter(right)["relevance"].mean()) - float(found.filter(~right)["relevance"].mean())  # type: ignore[arg-type]
-
-    some = simulated(seed, 1.0).filter(pl.col("search") < 300)
-    telling = scored(seed, 0.2).filter(pl.col("search") < 300)
-    assert told_apart(telling) > told_apart(some)
-
-
-def test_scores_that_say_nothing_change_little() -> None:
-    log, noise = simulated(1, 1.0), scored(1, 0.0)
-    plain, mute = (judge(count_people(each), choose(each).model)["relevance"] for each in (log, noise))
-    assert float((plain - mute).abs().mean()) < 0.02  # type: ignore[arg-type]
