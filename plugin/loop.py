@@ -33,8 +33,9 @@ from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who
 from ..trainer.golden import read_golden
 from ..trainer.history import History
-from ..trainer.nightly import Night, Watcher
+from ..trainer.nightly import Night
 from ..trainer.runs import Run, Runs
+from ..trainer.teach import Watcher
 from .auth import Keys
 from .children import spawn
 from .nights import Nights

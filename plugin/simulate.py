@@ -21,7 +21,6 @@ from ..trainer.contest import Side
 from ..trainer.corpus import Corpus, corpus_vectors, read_corpus
 from ..trainer.judge import Tonight
 from ..trainer.lessons import Skipped
-from ..trainer.mine import Triplet
 from ..trainer.people import people
 from ..trainer.truth import DECIDES, School, ranked_by
 from .collection import Question, check_writable, read_documents, read_split
@@ -231,7 +230,7 @@ class _Life:
 
     # Truth
 
-    def _watch(self, tonight: Tonight, _lessons: Sequence[Triplet], release: Release) -> None:
+    def _watch(self, tonight: Tonight, release: Release) -> None:
         """Measures the candidate; its vectors are kept, so that judging it afterwards costs nothing more."""
         lessons = tonight.lessons
         pairs = [(lessons.wordings[pair.query], pair.document_id) for pair in lessons.training]

@@ -49,7 +49,6 @@ def finetune(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
-    start = {name: weights.detach().clone() for name, weights in model.named_parameters()}
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged = bool(development)
@@ -67,8 +66,20 @@ def finetune(
     # Otherwise every later call, the export's too, still runs in the trainer's bf16.
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.max_seq_length = served_length
-    _blend(model, start, dials.blend)
     return model, _curve(trainer.state.log_history)
+
+
+def between(start_folder: Path, trained_folder: Path, share: float) -> "SentenceTransformer":
+    """The model this share of the way from the weights in the first folder to those in the second, which forgets less
+    of what nobody searched than the second (Wortsman et al. 2022).
+    """
+    import torch
+
+    start, model = load_model(str(start_folder)).state_dict(), load_model(str(trained_folder))
+    with torch.no_grad():
+        for name, trained in model.named_parameters():
+            trained.copy_(start[name].to(trained).lerp(trained, share))
+    return model
 
 
 def _trainer_class(dials: FineTuning) -> Any:
@@ -97,17 +108,6 @@ def _watch(progress: Callable[[float], None]) -> Any:
             progress(state.global_step / max(state.max_steps, 1))
 
     return Watch()
-
-
-def _blend(model: "SentenceTransformer", start: Mapping[str, Any], share: float) -> None:
-    """Goes this share of the way from the weights at the start to the trained ones, which forgets less of what nobody
-    searched (Wortsman et al. 2022).
-    """
-    import torch
-
-    with torch.no_grad():
-        for name, trained in model.named_parameters():
-            trained.copy_(start[name].to(trained).lerp(trained, share))
 
 
 def _attention() -> Any:

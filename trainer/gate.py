@@ -203,6 +203,15 @@ def unheard(reasons: tuple[str, ...], looks: int) -> Decision:
     return Decision("not_enough_evidence", (*reasons, f"only people can tell; it takes number {k}"), Sample(), k)
 
 
+def unlooked(holdout: Sample) -> Decision:
+    """On a candidate that is refused whatever the holdout says."""
+    if holdout.n > 1:
+        found = f"the candidate changes nDCG@10 by {_interval(holdout)} on {holdout.n} query clusters of the holdout"
+    else:
+        found = "hardly any query judges the candidate"
+    return Decision("rejected", (f"{found}: no look was spent",), holdout)
+
+
 def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
     """On a new candidate that passed the screen. `looks` were taken at candidates of earlier nights."""
     if holdout.n < dials.min_queries:

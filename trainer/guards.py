@@ -25,6 +25,7 @@ PAIRS = 2000  # pairs of documents whose similarity tells a collapse
 FEWEST = 30  # with fewer probes a guard says nothing
 FEWEST_WORDS = 3  # of half a text that is asked for
 TIMED = 60  # queries that are timed
+LATENCY = "latency"
 ROUNDS = 3  # of which a query's fastest counts
 UNNOTICED_MS = 1.0  # a loss of time that nobody feels; on a busy machine it is noise
 RANDOM_SEED = 0
@@ -146,7 +147,7 @@ def latency(
     asked = sorted(set(queries), key=draw)[:TIMED]
     n = len(asked)
     if n < FEWEST:
-        return Guarded("latency", "ms a query", n, 0.0, 0.0, 0.0, tolerance)
+        return Guarded(LATENCY, "ms a query", n, 0.0, 0.0, 0.0, tolerance)
     fastest = np.full((2, n), np.inf)
     for number in range(ROUNDS + 1):  # the first warms up
         new = secrets.token_hex(2)  # makes a query one that no cache of an encoder knows
@@ -159,7 +160,18 @@ def latency(
     highest = ratios[min(math.ceil(n / 2 + INTERVAL_Z * math.sqrt(n) / 2), n - 1)]
     before, after = (float(ms) for ms in np.median(fastest, axis=1) * 1000)
     allowed = max(tolerance * before, UNNOTICED_MS)
-    return Guarded("latency", "ms a query", n, before, after, before * float(1 - highest), allowed)
+    return Guarded(LATENCY, "ms a query", n, before, after, before * float(1 - highest), allowed)
+
+
+def broken(found: Sequence[Guarded]) -> list[str]:
+    """What the broken ones say."""
+    return [guard.says() for guard in found if not guard.holds]
+
+
+def forgetful(found: Sequence[Guarded]) -> bool:
+    """Whether guards are broken that a smaller step away from the champion may mend: no step makes a model faster."""
+    names = {guard.name for guard in found if not guard.holds}
+    return bool(names) and LATENCY not in names
 
 
 def summed_up(found: Sequence[Guarded]) -> str:

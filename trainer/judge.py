@@ -13,8 +13,8 @@ from .challenge import Challengers, Followed, preferences
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors
 from .evaluate import Result, evidence, visibility
-from .gate import Decision, Sample, ask_people, decide, follow, screen
-from .guards import summed_up
+from .gate import Decision, Sample, ask_people, decide, follow, screen, unlooked
+from .guards import Guarded, broken, summed_up
 from .history import History
 from .lessons import Lessons
 from .recipe import Recipe
@@ -36,6 +36,15 @@ class Tonight:
     lessons: Lessons
     corpus: Corpus
     champion: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the guards say about it, and what was said of it before it was drawn back."""
+
+    side: Side
+    guards: Sequence[Guarded]
+    drawn_back: tuple[str, ...] = ()
 
 
 class Judge:
@@ -80,25 +89,36 @@ class Judge:
             self._saw(tonight.run, replace(refused, sample=_sample(results)), results)
         return refused, results
 
-    def may_be_followed(
-        self, tonight: Tonight, candidate: Side, decision: Decision, part: str | None = None
-    ) -> Decision:
-        """The decision that is open, turned where the candidate breaks a guard (in `part` of the run's details)."""
-        contest = Contest(tonight.corpus, tonight.champion, candidate)
-        guarded = self._with_guards(tonight, contest, decision, first=True, part=part)
-        self._decided(tonight, candidate.release, guarded)
-        return guarded
-
-    def judge(self, tonight: Tonight, candidate: Side) -> tuple[Decision, list[Result]]:
-        """The decision and the results on the holdout."""
+    def guards(self, tonight: Tonight, candidate: Side, part: str | None = None) -> list[Guarded]:
+        """All guards, also written to `part` of the run's details."""
         run, lessons = tonight.run, tonight.lessons
         contest = Contest(tonight.corpus, tonight.champion, candidate)
+        golden = None if lessons.golden is None else contest.golden(lessons.golden)
+        if golden is not None:
+            self._runs.detail(run.id, part, golden=report.golden_json(golden, candidate.release.id))
+        found = contest.guards(self._recipe.guards, lessons.wordings.values(), golden)
+        asked = {guard.name: guard.as_json() | {"release": candidate.release.id} for guard in found}
+        self._runs.detail(run.id, part, guards=asked)
+        return found
+
+    def may_be_followed(self, tonight: Tonight, candidate: Candidate, decision: Decision) -> Decision:
+        """The decision that is open, turned where the candidate breaks a guard."""
+        guarded = _with_guards(replace(decision, reasons=(*decision.reasons, *candidate.drawn_back)), candidate.guards)
+        self._decided(tonight, candidate.side.release, guarded)
+        return guarded
+
+    def judge(self, tonight: Tonight, candidate: Candidate) -> tuple[Decision, list[Result]]:
+        """The decision and the results on the holdout. A candidate that breaks a guard spends no look there."""
+        run, lessons = tonight.run, tonight.lessons
+        contest = Contest(tonight.corpus, tonight.champion, candidate.side)
         holdout = contest.results(lessons.holdout, lessons.clicks, lessons.wordings)
         slices = by_slice(holdout, lessons.holdout, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
-        looks, dials = self._runs.looks_before(run.id), self._recipe.promotion
-        decision = self._with_guards(tonight, contest, decide(_sample(holdout), looks, dials), first=True)
-        self._decided(tonight, candidate.release, decision)
+        if broken(candidate.guards):
+            decision = unlooked(_sample(holdout))
+        else:
+            decision = decide(_sample(holdout), self._runs.looks_before(run.id), self._recipe.promotion)
+        decision = self.may_be_followed(tonight, candidate, decision)
         self._saw(run, decision, holdout)
         return decision, holdout
 
@@ -109,7 +129,9 @@ class Judge:
         results: list[Result] = []
         if followed.judged_by != run.id:
             followed, results = self._listen(tonight, followed, challenger.release, contest)
-        decision = self._with_guards(tonight, contest, follow(followed.state, self._recipe.promotion), first=False)
+        decision = follow(followed.state, self._recipe.promotion)
+        if decision.outcome == "promoted":
+            decision = _with_guards(decision, self.guards(tonight, challenger))
         self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
         self._decided(tonight, challenger.release, decision, first=False)
         if results and decision.outcome == "promoted":
@@ -142,24 +164,6 @@ class Judge:
         self._challengers.keep(now, lessons.champion, fresh)
         return now, results
 
-    def _with_guards(
-        self, tonight: Tonight, contest: Contest, decision: Decision, *, first: bool, part: str | None = None
-    ) -> Decision:
-        """The decision, turned where a model that breaks a guard would be promoted, or newly shown to people."""
-        run, lessons = tonight.run, tonight.lessons
-        golden = None if lessons.golden is None else contest.golden(lessons.golden)
-        if golden is not None:
-            self._runs.detail(run.id, part, golden=report.golden_json(golden, contest.candidate_id))
-        if decision.outcome != "promoted" and not (first and decision.open):
-            return decision
-        found = contest.guards(self._recipe.guards, lessons.wordings.values(), golden)
-        asked = {guard.name: guard.as_json() | {"release": contest.candidate_id} for guard in found}
-        self._runs.detail(run.id, part, guards=asked)
-        broken = [guard.says() for guard in found if not guard.holds]
-        if broken:
-            return replace(decision, outcome="rejected", reasons=(*decision.reasons, *broken))
-        return replace(decision, reasons=(*decision.reasons, summed_up(found)))
-
     def _people_can_tell(self, tonight: Tonight) -> bool:
         """Whether people see challengers, no other one is followed, and enough of them judge at all."""
         lessons, dials = tonight.lessons, self._recipe.promotion
@@ -178,6 +182,13 @@ class Judge:
         """What the decision was about, for the report."""
         self._runs.detail(run.id, metrics=report.metrics_json(results, decision))
         report.write_evidence(self._folder / run.id, results, decision)
+
+
+def _with_guards(decision: Decision, found: Sequence[Guarded]) -> Decision:
+    """The decision, turned where a guard is broken."""
+    if reasons := broken(found):
+        return replace(decision, outcome="rejected", reasons=(*decision.reasons, *reasons))
+    return replace(decision, reasons=(*decision.reasons, summed_up(found)))
 
 
 def query_units(results: Sequence[Result]) -> set[str]:

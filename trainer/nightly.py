@@ -7,45 +7,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from ..retriever.database import Database
 from ..retriever.documents import Documents
-from ..retriever.errors import ClickLoopError, ModelError
+from ..retriever.errors import ClickLoopError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.owner import Owner
-from ..retriever.releases import Releases, drop_half_made, write_whole
+from ..retriever.releases import Releases, drop_half_made
 from ..retriever.types import Release
 from . import report
 from .challenge import Challengers, Followed
 from .contest import Side
 from .corpus import read_corpus
 from .evaluate import Result
-from .finetune import finetune
 from .gate import Challenger, Decision, stronger, unheard
+from .guards import broken, forgetful
 from .history import History
-from .judge import Judge, Tonight, query_units
-from .lessons import Lessons, Skipped, check_enough, mine_triplets, read_lessons
-from .mine import Triplet
+from .judge import Candidate, Judge, Tonight, query_units
+from .lessons import Lessons, Skipped, check_enough, read_lessons
 from .promote import Promoter
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
 from .snapshot import Bounds, bounds_now
 from .steps import Progress, Steps
+from .teach import Teacher, Watcher
 
 log = logging.getLogger(__name__)
 
 
 NEXT = "next"  # part of the details of a promoting run, about the next challenger
 CHECKED = 300  # queries that check an index when no other judged its model
+DRAWN_BACK = (0.7, 0.5)  # shares of the way from the first weights to the trained ones, tried where a guard is broken
 
 
 class Busy(ClickLoopError):
     """Another nightly run is active."""
-
-
-Watcher = Callable[[Tonight, list[Triplet], Release], None]
 
 
 class Night:
@@ -61,7 +57,7 @@ class Night:
         history: History,
         folder: Path,
         recipe: Recipe,
-        watch: Watcher = lambda _tonight, _lessons, _candidate: None,
+        watch: Watcher = lambda _tonight, _candidate: None,
     ) -> None:
         """`folder` holds a folder for every run. `watch` is shown every candidate before it is judged."""
         self._database = database
@@ -74,7 +70,7 @@ class Night:
         self._history = history
         self._folder = folder
         self._recipe = recipe
-        self._watch = watch
+        self._teacher = Teacher(releases, folder, recipe, watch)
         self._judge = Judge(self._runs, self._challengers, releases, history, folder, recipe)
         self._promoter = Promoter(database, releases, store, make_owner, recipe.promotion)
         self._timings: dict[str, float] = {}
@@ -142,16 +138,15 @@ class Night:
                 return
         check_enough(lessons.confirmed, self._recipe)
 
-        candidate_release = self._teach(tonight)
+        release = self._teacher.teach(tonight)
 
         steps.begin("screening")
-        decision, results = self._judge.screen(tonight, candidate_release)
+        decision, results = self._judge.screen(tonight, release)
         if decision is not None and not decision.open:
             self._runs.finish(run.id, decision.outcome, list(decision.reasons))
             return
 
-        steps.begin("embedding documents with the candidate")
-        candidate = self._judge.side(corpus, candidate_release, steps, keep=True)
+        candidate = self._candidate(tonight, release)
 
         steps.begin("judging")
         if decision is None:
@@ -160,7 +155,7 @@ class Night:
             decision = self._judge.may_be_followed(tonight, candidate, decision)
         if decision.outcome == "promoted":
             steps.begin("building the new index")
-            build_id = self._promoter.build(run, steps, corpus, candidate, _queries(results))
+            build_id = self._promoter.build(run, steps, corpus, candidate.side, _queries(results))
             self._hand_over(run, steps, build_id)
             return
         followed_now = self._challenge(tonight, decision, candidate, results) if decision.open else []
@@ -180,43 +175,23 @@ class Night:
             raise Skipped("no build is live yet: add documents and let people search first")
         return self._releases.get(live.release_id)
 
-    def _teach(self, tonight: Tonight) -> Release:
-        """The candidate, exported and recorded before anybody judges it."""
-        steps, champion = tonight.steps, tonight.champion
-        steps.begin("mining hard negatives")
-        training, development = mine_triplets(tonight.lessons, tonight.corpus, champion, self._recipe)
-        steps.begin("fine-tuning")
-        release = self._train(tonight, training, development)
-        self._watch(tonight, training, release)
-        return release
-
-    def _train(self, tonight: Tonight, training: list[Triplet], development: list[Triplet]) -> Release:
-        run, champion = tonight.run, tonight.champion.release
-        release_id = run.id.replace("run-", "release-", 1)
-        if self._releases.whole(release_id):
-            return self._releases.get(release_id)
-        start, work = training_start(self._releases, champion, self._recipe), self._folder / run.id
-        model, curve = finetune(
-            self._releases.folder(start.id) / "model",
-            training,
-            development,
-            work / "checkpoints",
-            self._recipe.training,
-            prompts={"query": champion.query_prompt, "document": champion.document_prompt},
-            seed=self._recipe.seed,
-            progress=tonight.steps.progress,
-        )
-        write_whole(work / "curve.json", orjson.dumps(curve))
-        lineage = {
-            "run": run.id,
-            "pairs": len(tonight.lessons.training),
-            "triplets": len(training),
-            "log_seq": run.log_seq,
-            "event_seq": run.event_seq,
-        }
-        release = self._releases.make(model, parent=start.id, lineage=lineage, release_id=release_id)
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
-        return release
+    def _candidate(self, tonight: Tonight, release: Release, part: str | None = None) -> Candidate:
+        """With its vectors of all documents and what the guards say. One that breaks a guard is drawn back towards the
+        weights that training started with, which mends what was forgotten and keeps most of what was learned. Guards
+        need no clicks, so asking them again spends no evidence.
+        """
+        steps, said, trained = tonight.steps, list[str](), release
+        for share in (*DRAWN_BACK, None):
+            steps.begin("embedding documents with the candidate")
+            side = self._judge.side(tonight.corpus, release, steps, keep=True)
+            steps.begin("asking the guards")
+            found = self._judge.guards(tonight, side, part)
+            if share is None or not forgetful(found):
+                break
+            said += [*broken(found), f"the candidate is drawn back to {share:.0%} of what it learned"]
+            steps.begin(f"drawing back to {share:.0%}")
+            release = self._teacher.draw_back(tonight, trained, share)
+        return Candidate(side, found, tuple(said))
 
     def _challenger_wins(self, tonight: Tonight, followed: Followed) -> bool:
         """One more night of the challenger. With its promotion the night is over, but for the next challenger: all that
@@ -249,11 +224,9 @@ class Night:
             new = len(lessons.training) - champion.release.lineage["pairs"]
             if new < self._recipe.mining.min_pairs:
                 raise Skipped(f"{max(new, 0)} training pairs more than it was taught")
-            candidate_release = self._teach(after)
-            after.steps.begin("embedding documents with the candidate")
-            candidate = self._judge.side(after.corpus, candidate_release, after.steps, keep=True)
+            candidate = self._candidate(after, self._teacher.teach(after), NEXT)
             decision = unheard((*reasons, "a next candidate was trained from it"), self._runs.looks_before(run.id))
-            decision = self._judge.may_be_followed(after, candidate, decision, NEXT)
+            decision = self._judge.may_be_followed(after, candidate, decision)
             followed_now = self._challenge(after, decision, candidate, [], NEXT) if decision.open else []
             return [*decision.reasons[len(reasons) :], *followed_now]
         except Skipped as reason:
@@ -263,7 +236,7 @@ class Night:
             return [f"nothing new is followed: {error}"]
 
     def _challenge(
-        self, tonight: Tonight, decision: Decision, candidate: Side, results: list[Result], part: str | None = None
+        self, tonight: Tonight, decision: Decision, candidate: Candidate, results: list[Result], part: str | None = None
     ) -> list[str]:
         """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one, and
         says so. `part` of the run's details is about it.
@@ -277,9 +250,9 @@ class Night:
         if self._recipe.promotion.evaluation_traffic:
             tonight.steps.begin("building the challenger's index")
             asked = _queries(results) or list(tonight.lessons.wordings.values())[:CHECKED]
-            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, asked, part)
+            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate.side, asked, part)
         state = Challenger(decision.look, 1, decision.sample, looked=self._runs.looked(run.id))
-        followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
+        followed = Followed(run.id, candidate.side.release.id, build_id, run.id, run.log_seq, state)
         self._challengers.keep(followed, champion, query_units(results))
         return ["it is followed from now on" if build_id is None else "people are shown its results from now on"]
 
@@ -299,16 +272,6 @@ class Night:
             if release.id != followed:
                 self._releases.drop_unused(release.id)
         shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
-
-
-def training_start(releases: Releases, champion: Release, recipe: Recipe) -> Release:
-    """The release whose weights are trained further. Raises ModelError when that is the first one and it is gone."""
-    if recipe.training.start == "champion":
-        return champion
-    first = releases.first()
-    if first is None:
-        raise ModelError('training.start = "first", but the first release is gone: set training.start = "champion"')
-    return first
 
 
 def _queries(results: Sequence[Result]) -> list[str]:

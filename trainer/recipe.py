@@ -42,9 +42,6 @@ class FineTuning(_Dials):
     learning_rate: float = Field(2e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
     max_tokens: int = Field(48, ge=8, description="texts are cut to this length while training")
-    blend: float = Field(
-        1.0, gt=0, le=1, description="share of the way from the first weights to the trained ones: less forgets less"
-    )
 
 
 class Promotion(_Dials):

@@ -30,4 +30,5 @@ class Steps:
 
     def end(self) -> None:
         if self._step:
-            self._timings[self._step] = round(time.monotonic() - self._began, 3)
+            seconds = self._timings.get(self._step, 0.0) + time.monotonic() - self._began
+            self._timings[self._step] = round(seconds, 3)

@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from clickloop.retriever.ledger import verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
 from clickloop.retriever.types import Build, Document, Event, Who
-from clickloop.trainer import gate, nightly
+from clickloop.trainer import gate
+from clickloop.trainer import teach as teaching
+from clickloop.trainer.contest import Side
 from clickloop.trainer.guards import Guarded
-from clickloop.trainer.judge import Judge
+from clickloop.trainer.judge import Judge, Tonight
 from clickloop.trainer.recipe import Mining, Promotion, Split
 
 PEOPLE = 250
@@ -130,7 +133,7 @@ def test_a_promotion_stands_whatever_becomes_of_the_next_challenger(
     if fault == "too few pairs":
         challenged = challenged.model_copy(update={"mining": Mining(min_pairs=100_000)})
     else:
-        monkeypatch.setattr(nightly, "finetune", lambda *_args, **_kwargs: 1 / 0)
+        monkeypatch.setattr(teaching, "finetune", lambda *_args, **_kwargs: 1 / 0)
     loop, wanted, outcome = promoted(challenged)
     assert "nothing new is followed: " in outcome
     live = loop.releases.live()
@@ -143,14 +146,13 @@ def test_a_promotion_stands_whatever_becomes_of_the_next_challenger(
 def test_a_next_challenger_that_breaks_a_guard_is_not_shown_and_the_report_tells_them_apart(
     challenged: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guarded = Judge.may_be_followed
+    guards = Judge.guards
 
-    def broken(judge: Judge, *given: Any) -> gate.Decision:
-        with monkeypatch.context() as patch:
-            patch.setattr(Guarded, "holds", False)
-            return guarded(judge, *given)
+    def broken(judge: Judge, tonight: Tonight, side: Side, part: str | None = None) -> list[Guarded]:
+        found = guards(judge, tonight, side, part)
+        return found if part is None else [replace(guard, low=-1.0, tolerance=0.0) for guard in found]
 
-    monkeypatch.setattr(Judge, "may_be_followed", broken)
+    monkeypatch.setattr(Judge, "guards", broken)
     loop, wanted, outcome = promoted(challenged)
     assert "is broken" in outcome
     assert "shown its results" not in outcome

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from clickloop.retriever.errors import Conflict
 from clickloop.retriever.ledger import entries
 from clickloop.retriever.schema import events, looks, switches
 from clickloop.retriever.types import Document
+from clickloop.trainer.contest import Side
+from clickloop.trainer.guards import Guarded
+from clickloop.trainer.judge import Judge, Tonight
 from clickloop.trainer.nightly import Busy
 from clickloop.trainer.recipe import GoldenFiles, Promotion
 
@@ -288,12 +292,39 @@ def test_a_candidate_that_wins_and_ruins_a_guard_is_refused_and_says_which(
     before = loop.releases.live()
     outcome = one_night(loop)
     assert outcome.startswith("rejected"), outcome
-    assert "it is really better" in outcome
-    assert "guard self-retrieval is broken" in outcome
+    assert "no look was spent" in outcome
+    assert "drawn back to 50%" in outcome, "less of what it learned is tried first"
+    assert outcome.count("guard self-retrieval is broken") == 3
     assert loop.releases.live() == before
+    with loop.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(looks)) == 0
     (run, *_), _ = loop.runs.page(1)
     assert not run.details["guards"]["self-retrieval"]["holds"]
     assert "guard self-retrieval is broken" in loop.reports.html(run)
+    loop.close()
+
+
+def test_a_candidate_that_breaks_a_guard_is_drawn_back_until_it_holds(
+    folder: Path, lesson_settings: LessonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guards = Judge.guards
+
+    def strict(judge: Judge, tonight: Tonight, side: Side, part: str | None = None) -> list[Guarded]:
+        found = guards(judge, tonight, side, part)
+        drawn_back = side.release.id.endswith("-70")
+        return found if drawn_back else [replace(found[0], n=100, low=-1.0), *found[1:]]
+
+    monkeypatch.setattr(Judge, "guards", strict)
+    loop = ClickLoop(lesson_settings(folder))
+    outcome = one_night(loop)
+    assert outcome.startswith("promoted"), outcome
+    (run, *_), _ = loop.runs.page(1)
+    assert "the candidate is drawn back to 70% of what it learned" in run.reasons
+    assert sum("guard self-retrieval is broken" in reason for reason in run.reasons) == 1
+    live = loop.releases.live()
+    assert live is not None
+    assert live.release_id == run.id.replace("run-", "release-") + "-70"
+    assert loop.releases.get(live.release_id).lineage["share"] == 0.7
     loop.close()
 
 
@@ -311,7 +342,7 @@ def test_an_admins_judgments_refuse_a_candidate_that_wins_by_clicks(
     loop = ClickLoop(lesson_settings(folder).model_copy(update={"golden": GoldenFiles(judgments=golden)}))
     outcome = one_night(loop)
     assert outcome.startswith("rejected"), outcome
-    assert "it is really better" in outcome
+    assert "no look was spent" in outcome
     assert "guard golden is broken: nDCG@10" in outcome
     live = loop.releases.live()
     assert live is not None

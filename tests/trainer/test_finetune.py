@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
-from clickloop.trainer.finetune import finetune, weighted_loss
+from clickloop.trainer.finetune import between, finetune, weighted_loss
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
@@ -92,17 +92,16 @@ def test_the_loss_is_the_weighted_mean_of_what_each_query_and_its_document_lose(
     assert float(found) == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
 
 
-def test_a_blend_lies_between_the_first_and_the_trained_weights(tiny_model: Path, tmp_path: Path) -> None:
-    def weights(blend: float) -> dict[str, torch.Tensor]:
-        dials = FineTuning(epochs=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16, blend=blend)
-        folder = tmp_path / str(blend)
-        model, _ = finetune(tiny_model, TRIPLETS, [], folder, dials, prompts={}, seed=0, progress=lambda _share: None)
-        return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-
-    first = SentenceTransformer(str(tiny_model), device="cpu").state_dict()
-    trained, half = weights(1.0), weights(0.5)
-    for name, value in half.items():
-        torch.testing.assert_close(value, (first[name] + trained[name]) / 2)
+def test_weights_between_two_models(tiny_model: Path, tmp_path: Path) -> None:
+    first = SentenceTransformer(str(tiny_model), device="cpu")
+    trained = SentenceTransformer(str(tiny_model), device="cpu")
+    with torch.no_grad():
+        for weights in trained.parameters():
+            weights.add_(torch.randn_like(weights))
+    trained.save(str(tmp_path / "trained"))
+    found = between(tiny_model, tmp_path / "trained", 0.25).state_dict()
+    for name, start in first.named_parameters():
+        torch.testing.assert_close(found[name], 0.75 * start + 0.25 * trained.state_dict()[name])
 
 
 def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from clickloop.retriever.database import Database
 from clickloop.retriever.errors import ModelError
 from clickloop.retriever.releases import Releases, write_whole
 from clickloop.retriever.types import Release
-from clickloop.trainer.nightly import training_start
 from clickloop.trainer.recipe import FineTuning, Recipe
+from clickloop.trainer.teach import training_start
 
 FROM_FIRST = Recipe(training=FineTuning(start="first"))
 
