@@ -165,11 +165,10 @@ class Judge:
         return now, results
 
     def _people_can_tell(self, tonight: Tonight) -> bool:
-        """Whether people see challengers, no other one is followed, and enough of them judge at all."""
-        lessons, dials = tonight.lessons, self._recipe.promotion
-        if not dials.evaluation_traffic or lessons.holdout["cluster"].n_unique() < dials.min_queries:
+        """Whether people see challengers, and no other one is followed."""
+        if not self._recipe.promotion.evaluation_traffic:
             return False
-        followed = self._challengers.of(lessons.champion)
+        followed = self._challengers.of(tonight.lessons.champion)
         return followed is None or followed.run_id == tonight.run.id
 
     def _decided(self, tonight: Tonight, candidate: Release, decision: Decision, *, first: bool = True) -> None:

@@ -28,6 +28,14 @@ DEVELOPMENT_PAIRS = 1_000  # that choose the best epoch, at most
 class Skipped(Exception):
     """There is not enough to learn from; the message says what is missing."""
 
+    outcome = "skipped"
+
+
+class Undecidable(Skipped):
+    """Too little judges for any decision about a candidate, so none is trained."""
+
+    outcome = "not_enough_evidence"
+
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
@@ -48,10 +56,16 @@ class Lessons:
     data_sha256: str
     golden: Golden | None
 
-    @property
-    def confirmed(self) -> int:
-        """How many of the training pairs were clicked in answers of the champion."""
-        return sum(pair.confirmed for pair in self.training)
+    def check(self, recipe: Recipe) -> None:
+        """Raises Skipped when too few of the training pairs were clicked in answers of the champion, and Undecidable
+        when too few query clusters judge.
+        """
+        _check_pairs(sum(pair.confirmed for pair in self.training), recipe)
+        judging, least = self.holdout["cluster"].n_unique(), recipe.promotion.min_queries
+        if judging < least:
+            raise Undecidable(
+                f"{judging} query clusters judge, but at least {least} are needed: more different searches will do"
+            )
 
 
 def read_lessons(
@@ -117,11 +131,11 @@ def mine_triplets(
         triplets(pairs, lessons.clicked, texts, known, relative_margin=recipe.mining.relative_margin, seed=recipe.seed)
         for pairs in (lesson, exam)
     )
-    check_enough(len(training), recipe)
+    _check_pairs(len(training), recipe)
     return _worded(training, lessons.wordings), _worded(development, lessons.wordings)
 
 
-def check_enough(found: int, recipe: Recipe) -> None:
+def _check_pairs(found: int, recipe: Recipe) -> None:
     least = recipe.mining.min_pairs
     if found < least:
         raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")

@@ -24,7 +24,7 @@ from .gate import Challenger, Decision, stronger, unheard
 from .guards import broken, forgetful
 from .history import History
 from .judge import Candidate, Judge, Tonight, query_units
-from .lessons import Lessons, Skipped, check_enough, read_lessons
+from .lessons import Lessons, Skipped, read_lessons
 from .promote import Promoter
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Run, Runs
@@ -96,7 +96,7 @@ class Night:
                 raise ClickLoopError(f"interrupted {MAX_ATTEMPTS} times; given up")
             self._learn_and_judge(run, steps)
         except Skipped as reason:
-            self._runs.finish(run.id, "skipped", [str(reason)])
+            self._runs.finish(run.id, reason.outcome, [str(reason)])
         except Exception as error:
             log.exception("run %s failed", run.id)
             message = str(error) if isinstance(error, ClickLoopError) else f"{type(error).__name__}: {error}"
@@ -126,7 +126,7 @@ class Night:
         if followed is not None and followed.run_id == run.id:
             followed = None  # made by this run before it was interrupted: it is heard from the next night on
         if followed is None:
-            check_enough(lessons.confirmed, self._recipe)
+            lessons.check(self._recipe)
 
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
@@ -136,7 +136,7 @@ class Night:
             steps.begin("judging the challenger")
             if self._challenger_wins(tonight, followed):
                 return
-        check_enough(lessons.confirmed, self._recipe)
+        lessons.check(self._recipe)
 
         release = self._teacher.teach(tonight)
 

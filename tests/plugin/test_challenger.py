@@ -149,7 +149,10 @@ def test_a_next_challenger_that_breaks_a_guard_is_not_shown_and_the_report_tells
     guards = Judge.guards
 
     def broken(judge: Judge, tonight: Tonight, side: Side, part: str | None = None) -> list[Guarded]:
-        found = guards(judge, tonight, side, part)
+        with monkeypatch.context() as patch:
+            if part is not None:
+                patch.setattr(Guarded, "holds", False)
+            found = guards(judge, tonight, side, part)
         return found if part is None else [replace(guard, low=-1.0, tolerance=0.0) for guard in found]
 
     monkeypatch.setattr(Judge, "guards", broken)

@@ -33,6 +33,7 @@ from clickloop.trainer.guards import Guarded
 from clickloop.trainer.judge import Judge, Tonight
 from clickloop.trainer.nightly import Busy
 from clickloop.trainer.recipe import GoldenFiles, Promotion
+from clickloop.trainer.teach import Teacher
 
 STEPS = (
     "reading the log",
@@ -325,6 +326,17 @@ def test_a_candidate_that_breaks_a_guard_is_drawn_back_until_it_holds(
     assert live is not None
     assert live.release_id == run.id.replace("run-", "release-") + "-70"
     assert loop.releases.get(live.release_id).lineage["share"] == 0.7
+    loop.close()
+
+
+def test_where_too_few_queries_judge_nothing_is_trained(
+    folder: Path, lesson_settings: LessonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Teacher, "teach", lambda *_given: 1 / 0)
+    loop = ClickLoop(lesson_settings(folder).model_copy(update={"promotion": Promotion(min_queries=100_000)}))
+    outcome = one_night(loop)
+    assert outcome.startswith("not_enough_evidence: "), outcome
+    assert "query clusters judge, but at least 100000 are needed" in outcome
     loop.close()
 
 
