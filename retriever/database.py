@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,23 @@ class Database:
             yield connection
 
     def revision(self) -> int:
-        """The newest revision of a document, in 10 µs instead of the 100 of `read` for SQLite: every search asks."""
-        if self.dialect != "sqlite":
-            with self.read() as connection:
-                return newest_revision(connection)
+        """The newest revision of a document."""
+        if self.dialect == "sqlite":
+            return int(self.driver_rows("SELECT value FROM counters WHERE name = 'revision'")[0][0])
+        with self.read() as connection:
+            return newest_revision(connection)
+
+    def driver_rows(self, statement: str, values: Sequence[int | str] = ()) -> list[Any]:
+        """What SQLite alone answers to one statement, which sees one snapshot, in a tenth of the time of `read`. It is
+        for what every search asks: the encoder has just emptied the processor's caches, and then all that is between
+        us and SQLite takes up to a millisecond.
+        """
         with _available():
             pooled = self.engine.raw_connection()
             try:
                 driver: Any = pooled.driver_connection
-                return int(driver.execute("SELECT value FROM counters WHERE name = 'revision'").fetchone()[0])
+                found: list[Any] = driver.execute(statement, values).fetchall()
+                return found
             except sqlite3.OperationalError as error:
                 raise DatabaseFault(error) from error
             finally:

@@ -72,12 +72,27 @@ class Documents:
         missing = [key for key in keys if key not in known]
         if not missing:
             return known
-        with self._database.read() as connection:
-            newest = newest_revision(connection)
-            rows = connection.execute(select(documents).where(documents.c.key.in_(missing), ~documents.c.deleted)).all()
-        read = {row.key: _stored(row).document for row in rows}
+        newest, read = self._read_fast(missing) if self._database.dialect == "sqlite" else self._read(missing)
         self._remembered.learn(newest, read)
         return known | read
+
+    def _read(self, keys: Sequence[int]) -> tuple[int, dict[int, Document]]:
+        """Documents that are alive, and the revision at which they are so."""
+        with self._database.read() as connection:
+            newest = newest_revision(connection)
+            rows = connection.execute(select(documents).where(documents.c.key.in_(keys), ~documents.c.deleted)).all()
+        return newest, {row.key: _stored(row).document for row in rows}
+
+    def _read_fast(self, keys: Sequence[int]) -> tuple[int, dict[int, Document]]:
+        """The same by `driver_rows`; no document at all is known to be so at no revision."""
+        marks = ",".join("?" * len(keys))
+        rows = self._database.driver_rows(
+            "SELECT (SELECT value FROM counters WHERE name = 'revision'), key, id, title, text, payload "
+            f"FROM documents WHERE key IN ({marks}) AND NOT deleted",
+            keys,
+        )
+        found = {key: Document(id_, title, text, orjson.loads(payload)) for _, key, id_, title, text, payload in rows}
+        return (rows[0][0] if rows else -1), found
 
     def revision(self) -> int:
         return self._database.revision()
