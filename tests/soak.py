@@ -206,6 +206,7 @@ def main(minutes: float, documents: int) -> int:
             load.phase = "a promotion"  # before the night, which removes what is ready and nobody waits for
             promotion = watcher.releases.request_switch(second, "promotion", "soak")
             until(lambda: watcher.releases.switch(promotion).state != "requested", 300)
+            wait(0.5, "after the promotion")  # a night learns from answers of what is live
             load.phase = "a nightly run"
             run = api.call("POST", "/v1/runs")["id"]
             until(lambda: api.call("GET", f"/v1/runs/{run}")["state"] == "finished", max(3600.0, seconds))

@@ -164,6 +164,10 @@ def test_a_next_challenger_that_breaks_a_guard_is_not_shown_and_the_report_tells
     assert {guard["release"] for guard in run.details["guards"].values()} == {wanted.release_id}
     assert all(guard["holds"] for guard in run.details["guards"].values())
     assert not any(guard["holds"] for guard in run.details["next"]["guards"].values())
+    page = loop.reports.html(run)
+    assert "The next challenger" in page
+    assert page.count("<td>broken</td>") == sum(not guard["silent"] for guard in run.details["next"]["guards"].values())
+    assert "Broken guard:" not in page, "the promoted model broke none"
     loop.close()
 
 
