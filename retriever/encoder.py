@@ -61,6 +61,27 @@ class OnnxEncoder:
 
     def __init__(self, folder: Path, release: Release, threads: int = 0) -> None:
         """`threads` for one call; 0 takes all cores. Raises ModelError when an artefact is missing or damaged."""
+        self._model = _Onnx(folder, release, threads)
+        self._release = release
+        self._queries = QueryEncoder(self._model.query_tokens, len, self._model.encode)
+
+    def query(self, text: str) -> Vectors:
+        return self._queries.query(text)
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
+        vectors = np.empty((len(texts), self._release.dimension), dtype=np.float32)
+        for chosen in by_length(texts, BATCH):
+            vectors[chosen] = self._model.encode(self._model.tokens([texts[i] for i in chosen]))
+        return vectors
+
+
+class _Onnx:
+    """The exported model with its tokenizer. What remembers queries calls it, and must not hold the encoder that holds
+    it: in a circle the 100 MB of a retired release stay until some full garbage collection.
+    """
+
+    def __init__(self, folder: Path, release: Release, threads: int) -> None:
         for name in ("encoder.onnx", "tokenizer.json"):
             check_sha256(folder / name, release.checksums.get(name, ""))
         options = onnxruntime.SessionOptions()
@@ -78,23 +99,16 @@ class OnnxEncoder:
             raise ModelError(f"release {release.id} cannot be loaded from {folder}: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(release.max_tokens)
-        self._release = release
-        self._queries = QueryEncoder(self._query_tokens, len, self._encode)
+        self._query_prompt = release.query_prompt
 
-    def query(self, text: str) -> Vectors:
-        return self._queries.query(text)
+    def query_tokens(self, text: str) -> Encoding:
+        return self._tokenizer.encode(self._query_prompt + text)
 
-    def documents(self, documents: Sequence[Document]) -> Vectors:
-        texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
-        vectors = np.empty((len(texts), self._release.dimension), dtype=np.float32)
-        for chosen in by_length(texts, BATCH):
-            vectors[chosen] = self._encode(self._tokenizer.encode_batch([texts[i] for i in chosen]))
-        return vectors
+    def tokens(self, texts: Sequence[str]) -> list[Encoding]:
+        found: list[Encoding] = self._tokenizer.encode_batch(texts)
+        return found
 
-    def _query_tokens(self, text: str) -> Encoding:
-        return self._tokenizer.encode(self._release.query_prompt + text)
-
-    def _encode(self, encodings: list[Encoding]) -> Vectors:
+    def encode(self, encodings: list[Encoding]) -> Vectors:
         width = max(len(encoding.ids) for encoding in encodings)
         ids = np.zeros((len(encodings), width), dtype=np.int64)
         mask = np.zeros((len(encodings), width), dtype=np.int64)
@@ -109,6 +123,23 @@ class TorchEncoder:
     """Encodes with torch: bf16 where the processor or the GPU has it, which halves the time of a corpus."""
 
     def __init__(self, folder: Path, release: Release) -> None:
+        self._model = _Torch(folder, release)
+        self._release = release
+        encode = partial(self._model.encode, half=False, task="query")
+        self._queries = QueryEncoder(release.query_prompt.__add__, len, encode)
+
+    def query(self, text: str) -> Vectors:
+        return self._queries.query(text)
+
+    def documents(self, documents: Sequence[Document]) -> Vectors:
+        texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
+        return self._model.encode(texts, half=has_bfloat16(), task="document")
+
+
+class _Torch:
+    """The model, apart from its encoder as in `_Onnx`."""
+
+    def __init__(self, folder: Path, release: Release) -> None:
         from sentence_transformers import SentenceTransformer
 
         quiet_transformers()
@@ -120,23 +151,15 @@ class TorchEncoder:
         except Exception as error:
             raise ModelError(f"release {release.id} cannot be loaded from {folder / 'model'}: {error}") from error
         self._model.max_seq_length = release.max_tokens
-        self._release = release
+        self._dimension = release.dimension
         self._batch = GPU_BATCH if self._model.device.type == "cuda" else BATCH
-        self._queries = QueryEncoder(release.query_prompt.__add__, len, partial(self._encode, half=False, task="query"))
 
-    def query(self, text: str) -> Vectors:
-        return self._queries.query(text)
-
-    def documents(self, documents: Sequence[Document]) -> Vectors:
-        texts = [self._release.document_prompt + render(self._release.template, document) for document in documents]
-        return self._encode(texts, half=has_bfloat16(), task="document")
-
-    def _encode(self, texts: list[str], half: bool, task: str) -> Vectors:
+    def encode(self, texts: list[str], half: bool, task: str) -> Vectors:
         """`task` tells a model with two encoders which one to take."""
         import torch
 
         if not texts:
-            return np.empty((0, self._release.dimension), dtype=np.float32)
+            return np.empty((0, self._dimension), dtype=np.float32)
         device = self._model.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             while True:
@@ -148,13 +171,13 @@ class TorchEncoder:
                 except torch.OutOfMemoryError as error:
                     self._halve(error)
                 torch.cuda.empty_cache()
-        return unit(np.asarray(vectors, dtype=np.float32).reshape(len(texts), self._release.dimension))
+        return unit(np.asarray(vectors, dtype=np.float32).reshape(len(texts), self._dimension))
 
     def _halve(self, error: Exception) -> None:
         """Raises ModelError that names the setting to change when single texts are too large already."""
         if self._batch == 1:
             raise ModelError(
-                f"the GPU has no room to encode a single text of up to {self._release.max_tokens} tokens: end what "
+                f"the GPU has no room to encode a single text of up to {self._model.max_seq_length} tokens: end what "
                 f"else runs there, or begin with a smaller max_tokens ({error})"
             ) from error
         self._batch //= 2

@@ -86,7 +86,7 @@ class Judge:
         self._runs.detail(tonight.run.id, screen=spent)
         if refused is not None:
             self._decided(tonight, release, refused)
-            self._saw(tonight.run, replace(refused, sample=_sample(results)), results)
+            self._saw(tonight.run, release, replace(refused, sample=_sample(results)), results)
         return refused, results
 
     def guards(self, tonight: Tonight, candidate: Side, part: str | None = None) -> list[Guarded]:
@@ -119,7 +119,7 @@ class Judge:
         else:
             decision = decide(_sample(holdout), self._runs.looks_before(run.id), self._recipe.promotion)
         decision = self.may_be_followed(tonight, candidate, decision)
-        self._saw(run, decision, holdout)
+        self._saw(run, candidate.side.release, decision, holdout)
         return decision, holdout
 
     def hear(self, tonight: Tonight, followed: Followed, challenger: Side) -> tuple[Decision, list[Result]]:
@@ -135,7 +135,7 @@ class Judge:
         self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
         self._decided(tonight, challenger.release, decision, first=False)
         if results and decision.outcome == "promoted":
-            self._saw(run, replace(decision, sample=followed.state.queries), results)
+            self._saw(run, challenger.release, replace(decision, sample=followed.state.queries), results)
         return decision, results
 
     def side(self, corpus: Corpus, release: Release, steps: Steps, *, keep: bool) -> Side:
@@ -177,9 +177,9 @@ class Judge:
         inputs = {"champion": lessons.champion, "candidate": candidate.id, "data_sha256": lessons.data_sha256}
         self._runs.decided(tonight.run.id, decision, first=first, **inputs, golden_sha256=golden)
 
-    def _saw(self, run: Run, decision: Decision, results: Sequence[Result]) -> None:
+    def _saw(self, run: Run, release: Release, decision: Decision, results: Sequence[Result]) -> None:
         """What the decision was about, for the report."""
-        self._runs.detail(run.id, metrics=report.metrics_json(results, decision))
+        self._runs.detail(run.id, metrics=report.metrics_json(results, decision), measured={"release": release.id})
         report.write_evidence(self._folder / run.id, results, decision)
 
 

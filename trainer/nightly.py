@@ -180,8 +180,13 @@ class Night:
         weights that training started with, which mends what was forgotten and keeps most of what was learned. Guards
         need no clicks, so asking them again spends no evidence.
         """
-        steps, said, trained = tonight.steps, list[str](), release
-        for share in (*DRAWN_BACK, None):
+        steps, run, trained, said = tonight.steps, tonight.run, release, list[str]()
+        details = self._runs.get(run.id).details
+        chosen = (details if part is None else details.get(part, {})).get("chosen", {})
+        known = bool(chosen) and self._releases.whole(chosen["release"])
+        if known:  # before the run was interrupted: what was judged then is judged now
+            release, said = self._releases.get(chosen["release"]), list(chosen["drawn_back"])
+        for share in (None,) if known else (*DRAWN_BACK, None):
             steps.begin("embedding documents with the candidate")
             side = self._judge.side(tonight.corpus, release, steps, keep=True)
             steps.begin("asking the guards")
@@ -191,6 +196,7 @@ class Night:
             said += [*broken(found), f"the candidate is drawn back to {share:.0%} of what it learned"]
             steps.begin(f"drawing back to {share:.0%}")
             release = self._teacher.draw_back(tonight, trained, share)
+        self._runs.detail(run.id, part, chosen={"release": release.id, "drawn_back": said})
         return Candidate(side, found, tuple(said))
 
     def _challenger_wins(self, tonight: Tonight, followed: Followed) -> bool:

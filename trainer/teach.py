@@ -52,7 +52,11 @@ class Teacher:
         return release
 
     def _whole(self, release_id: str) -> Release | None:
-        return self._releases.get(release_id) if self._releases.whole(release_id) else None
+        if not self._releases.whole(release_id):
+            return None
+        release = self._releases.get(release_id)
+        self._releases.record(release)  # it may have been interrupted just before that
+        return release
 
     def _train(self, tonight: Tonight, training: list[Triplet], development: list[Triplet], release_id: str) -> Release:
         run, champion = tonight.run, tonight.champion.release

@@ -41,6 +41,7 @@ STEPS = (
     "fine-tuning",
     "screening",
     "embedding documents with the candidate",
+    "asking the guards",
     "judging",  # the steps of a promotion are in test_promotion.py
 )
 
@@ -326,6 +327,9 @@ def test_a_candidate_that_breaks_a_guard_is_drawn_back_until_it_holds(
     assert live is not None
     assert live.release_id == run.id.replace("run-", "release-") + "-70"
     assert loop.releases.get(live.release_id).lineage["share"] == 0.7
+    kept = {path.name for path in (folder / "releases").iterdir()}
+    assert kept == {release.id for release in loop.releases.list()}
+    assert len(kept) == 2, "the first release and the promoted one: what it was drawn back from is gone"
     loop.close()
 
 

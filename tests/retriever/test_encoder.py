@@ -1,4 +1,6 @@
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -132,6 +134,20 @@ def test_what_else_waits_does_not_change_the_vector_of_a_query(folder: Path, rel
     with ThreadPoolExecutor(len(texts)) as threads:
         together = np.stack(list(threads.map(shared.query, texts)))
     assert min(cosines(together, alone)) > 0.99999
+
+
+@pytest.mark.parametrize("kind", [OnnxEncoder, TorchEncoder])
+def test_an_encoder_that_nobody_uses_is_gone_at_once(folder: Path, release: Release, kind: type[OnnxEncoder]) -> None:
+    """Its model takes 100 MB and more, and the next full garbage collection may be far."""
+    encoder = kind(folder, release)
+    encoder.query("a list")
+    model = weakref.ref(encoder._model)
+    gc.disable()
+    try:
+        del encoder
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_encoding_step_by_step_reports_progress(encoder: OnnxEncoder) -> None:
