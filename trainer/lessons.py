@@ -32,7 +32,7 @@ class Skipped(Exception):
 
 
 class Undecidable(Skipped):
-    """Too little judges for any decision about a candidate, so none is trained."""
+    """Too few queries judge for any decision about the candidate."""
 
     outcome = "not_enough_evidence"
 
@@ -56,11 +56,12 @@ class Lessons:
     data_sha256: str
     golden: Golden | None
 
-    def check(self, recipe: Recipe) -> None:
-        """Raises Skipped when too few of the training pairs were clicked in answers of the champion, and Undecidable
-        when too few query clusters judge.
-        """
+    def check_pairs(self, recipe: Recipe) -> None:
+        """Raises Skipped when too few of the training pairs were clicked in answers of the champion."""
         _check_pairs(sum(pair.confirmed for pair in self.training), recipe)
+
+    def check_judges(self, recipe: Recipe) -> None:
+        """Raises Undecidable when too few query clusters judge."""
         judging, least = self.holdout["cluster"].n_unique(), recipe.promotion.min_queries
         if judging < least:
             raise Undecidable(

@@ -126,7 +126,7 @@ class Night:
         if followed is not None and followed.run_id == run.id:
             followed = None  # made by this run before it was interrupted: it is heard from the next night on
         if followed is None:
-            lessons.check(self._recipe)
+            lessons.check_pairs(self._recipe)
 
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
@@ -136,9 +136,10 @@ class Night:
             steps.begin("judging the challenger")
             if self._challenger_wins(tonight, followed):
                 return
-        lessons.check(self._recipe)
+        lessons.check_pairs(self._recipe)
 
         release = self._teacher.teach(tonight)
+        lessons.check_judges(self._recipe)
 
         steps.begin("screening")
         decision, results = self._judge.screen(tonight, release)

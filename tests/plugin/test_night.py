@@ -33,7 +33,6 @@ from clickloop.trainer.guards import Guarded
 from clickloop.trainer.judge import Judge, Tonight
 from clickloop.trainer.nightly import Busy
 from clickloop.trainer.recipe import GoldenFiles, Promotion
-from clickloop.trainer.teach import Teacher
 
 STEPS = (
     "reading the log",
@@ -333,10 +332,11 @@ def test_a_candidate_that_breaks_a_guard_is_drawn_back_until_it_holds(
     loop.close()
 
 
-def test_where_too_few_queries_judge_nothing_is_trained(
+def test_where_too_few_queries_judge_there_is_not_enough_evidence(
     folder: Path, lesson_settings: LessonSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Teacher, "teach", lambda *_given: 1 / 0)
+    """Whatever a handful of clusters says on the development split."""
+    monkeypatch.setattr(Judge, "screen", lambda *_given: 1 / 0)
     loop = ClickLoop(lesson_settings(folder).model_copy(update={"promotion": Promotion(min_queries=100_000)}))
     outcome = one_night(loop)
     assert outcome.startswith("not_enough_evidence: "), outcome
