@@ -101,12 +101,6 @@ class Judge:
         self._runs.detail(run.id, part, guards=asked)
         return found
 
-    def may_be_followed(self, tonight: Tonight, candidate: Candidate, decision: Decision) -> Decision:
-        """The decision that is open, turned where the candidate breaks a guard."""
-        guarded = _with_guards(replace(decision, reasons=(*decision.reasons, *candidate.drawn_back)), candidate.guards)
-        self._decided(tonight, candidate.side.release, guarded)
-        return guarded
-
     def judge(self, tonight: Tonight, candidate: Candidate) -> tuple[Decision, list[Result]]:
         """The decision and the results on the holdout. A candidate that breaks a guard spends no look there."""
         run, lessons = tonight.run, tonight.lessons
@@ -121,6 +115,12 @@ class Judge:
         decision = self.may_be_followed(tonight, candidate, decision)
         self._saw(run, candidate.side.release, decision, holdout)
         return decision, holdout
+
+    def may_be_followed(self, tonight: Tonight, candidate: Candidate, decision: Decision) -> Decision:
+        """The decision that is open, turned where the candidate breaks a guard."""
+        guarded = _with_guards(replace(decision, reasons=(*decision.reasons, *candidate.drawn_back)), candidate.guards)
+        self._decided(tonight, candidate.side.release, guarded)
+        return guarded
 
     def hear(self, tonight: Tonight, followed: Followed, challenger: Side) -> tuple[Decision, list[Result]]:
         """One more night of the challenger: the decision and the results that are fresh."""

@@ -176,30 +176,6 @@ class Night:
             raise Skipped("no build is live yet: add documents and let people search first")
         return self._releases.get(live.release_id)
 
-    def _candidate(self, tonight: Tonight, release: Release, part: str | None = None) -> Candidate:
-        """With its vectors of all documents and what the guards say. One that breaks a guard is drawn back towards the
-        weights that training started with, which mends what was forgotten and keeps most of what was learned. Guards
-        need no clicks, so asking them again spends no evidence.
-        """
-        steps, run, trained, said = tonight.steps, tonight.run, release, list[str]()
-        details = self._runs.get(run.id).details
-        chosen = (details if part is None else details.get(part, {})).get("chosen", {})
-        known = bool(chosen) and self._releases.whole(chosen["release"])
-        if known:  # before the run was interrupted: what was judged then is judged now
-            release, said = self._releases.get(chosen["release"]), list(chosen["drawn_back"])
-        for share in (None,) if known else (*DRAWN_BACK, None):
-            steps.begin("embedding documents with the candidate")
-            side = self._judge.side(tonight.corpus, release, steps, keep=True)
-            steps.begin("asking the guards")
-            found = self._judge.guards(tonight, side, part)
-            if share is None or not forgetful(found):
-                break
-            said += [*broken(found), f"the candidate is drawn back to {share:.0%} of what it learned"]
-            steps.begin(f"drawing back to {share:.0%}")
-            release = self._teacher.draw_back(tonight, trained, share)
-        self._runs.detail(run.id, part, chosen={"release": release.id, "drawn_back": said})
-        return Candidate(side, found, tuple(said))
-
     def _challenger_wins(self, tonight: Tonight, followed: Followed) -> bool:
         """One more night of the challenger. With its promotion the night is over, but for the next challenger: all that
         was judged so far was the former champion's.
@@ -241,6 +217,29 @@ class Night:
         except Exception as error:
             log.exception("run %s: no new challenger", run.id)
             return [f"nothing new is followed: {error}"]
+
+    def _candidate(self, tonight: Tonight, release: Release, part: str | None = None) -> Candidate:
+        """With its vectors of all documents and what the guards say. One that breaks a guard is drawn back towards the
+        weights that training started with, which mends what was forgotten and keeps most of what was learned. Guards
+        need no clicks, so asking them again spends no evidence.
+        """
+        steps, run, trained, said = tonight.steps, tonight.run, release, list[str]()
+        shares: tuple[float | None, ...] = (*DRAWN_BACK, None)
+        chosen = run.details.get("chosen")
+        if chosen and self._releases.whole(chosen["release"]):  # before an interruption: the same is judged now
+            release, said, shares = self._releases.get(chosen["release"]), list(chosen["drawn_back"]), (None,)
+        for share in shares:
+            steps.begin("embedding documents with the candidate")
+            side = self._judge.side(tonight.corpus, release, steps, keep=True)
+            steps.begin("asking the guards")
+            found = self._judge.guards(tonight, side, part)
+            if share is None or not forgetful(found):
+                break
+            said += [*broken(found), f"the candidate is drawn back to {share:.0%} of what it learned"]
+            steps.begin(f"drawing back to {share:.0%}")
+            release = self._teacher.draw_back(tonight, trained, share)
+        self._runs.detail(run.id, chosen={"release": release.id, "drawn_back": said})
+        return Candidate(side, found, tuple(said))
 
     def _challenge(
         self, tonight: Tonight, decision: Decision, candidate: Candidate, results: list[Result], part: str | None = None

@@ -31,7 +31,7 @@ from clickloop.retriever.types import Document
 from clickloop.trainer.contest import Side
 from clickloop.trainer.guards import Guarded
 from clickloop.trainer.judge import Judge, Tonight
-from clickloop.trainer.nightly import Busy
+from clickloop.trainer.nightly import Busy, Night
 from clickloop.trainer.recipe import GoldenFiles, Promotion
 
 STEPS = (
@@ -329,6 +329,36 @@ def test_a_candidate_that_breaks_a_guard_is_drawn_back_until_it_holds(
     kept = {path.name for path in (folder / "releases").iterdir()}
     assert kept == {release.id for release in loop.releases.list()}
     assert len(kept) == 2, "the first release and the promoted one: what it was drawn back from is gone"
+    loop.close()
+
+
+def test_a_resumed_night_judges_the_candidate_it_had_chosen(
+    folder: Path, lesson_settings: LessonSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the guards find nothing wrong with the other one any more: its look may be spent."""
+    loop = ClickLoop(lesson_settings(folder))
+    queued = loop.runs.queue("test")
+    guards = Judge.guards
+
+    def strict(judge: Judge, tonight: Tonight, side: Side, part: str | None = None) -> list[Guarded]:
+        found = guards(judge, tonight, side, part)
+        return found if side.release.id.endswith("-70") else [replace(found[0], n=100, low=-1.0), *found[1:]]
+
+    def killed(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "guards", strict)
+        patch.setattr(Judge, "judge", killed)
+        patch.setattr(Night, "_clean", lambda *_given: None)  # as after a kill
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_night(queued.id, lambda _step, _share: None)
+    run = loop.run_night(queued.id, lambda _step, _share: None)
+    assert run.outcome == "promoted", run.reasons
+    assert "the candidate is drawn back to 70% of what it learned" in run.reasons
+    live = loop.releases.live()
+    assert live is not None
+    assert live.release_id == run.id.replace("run-", "release-") + "-70"
     loop.close()
 
 
