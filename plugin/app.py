@@ -4,12 +4,13 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from .loop import ClickLoop
-from .problems import Problem
+from .problems import DirectRoutes, Problem
 
 
 def create_app(loop: ClickLoop) -> FastAPI:
     app = FastAPI(title="clickloop", docs_url=None, redoc_url=None)
     app.include_router(loop.router())
+    app.add_middleware(DirectRoutes, handlers=loop.direct_handlers())
 
     @app.exception_handler(HTTPException)
     async def not_found(_request: Request, error: HTTPException) -> Response:

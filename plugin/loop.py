@@ -39,9 +39,17 @@ from ..trainer.teach import Watcher
 from .auth import Keys
 from .children import spawn
 from .nights import Nights
-from .problems import ProblemRoute
+from .problems import Handler, ProblemRoute
 from .reports import Reports
-from .routes import document_routes, health_routes, page_routes, release_routes, run_routes, search_routes
+from .routes import (
+    direct_handlers,
+    document_routes,
+    health_routes,
+    page_routes,
+    release_routes,
+    run_routes,
+    search_routes,
+)
 from .settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -75,6 +83,7 @@ class ClickLoop:
         self._nights = Nights(self.runs, self.settings)
         self._registry = CollectorRegistry()
         self._gauges()
+        self._search_routes = search_routes(self.searcher, self.log, self.keys, self._registry)
         self._owner: Owner | None = None
         self._follower: Follower | None = None
         self._opening: threading.Thread | None = None
@@ -200,7 +209,7 @@ class ClickLoop:
 
         router = APIRouter(route_class=ProblemRoute, lifespan=lifespan)
         for part in (
-            search_routes(self.searcher, self.log, self.keys, self._registry),
+            self._search_routes,
             document_routes(self.documents, self.keys, self._written, self.wait_for),
             run_routes(self.runs, self.reports, self.keys, self._nights.start),
             release_routes(self.releases, self.keys, self._written),
@@ -209,6 +218,10 @@ class ClickLoop:
         ):
             router.include_router(part)
         return router
+
+    def direct_handlers(self) -> dict[str, Handler]:
+        """What is asked for most, by path, for a service that answers it without routing."""
+        return direct_handlers(self._search_routes, self.keys)
 
     def missing(self) -> list[str]:
         """What keeps the service from answering."""

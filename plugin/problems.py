@@ -10,6 +10,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..retriever.errors import (
     ClickLoopError,
@@ -23,6 +24,7 @@ from ..retriever.errors import (
 )
 
 MAX_BODY = 8 * 1024 * 1024  # bytes
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Problem(Exception):
@@ -74,7 +76,7 @@ class StrictRequest(Request):
 class ProblemRoute(APIRoute):
     """Every error of its endpoint becomes a problem; others than our own stay 500s of the host."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         inner = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -85,31 +87,40 @@ class ProblemRoute(APIRoute):
         return _without_errors(answer)
 
 
-def direct_route(check: Callable[[Request], Awaitable[None]]) -> type[APIRoute]:
-    """A route class for what is called most: `check` judges the key, and the model that the endpoint names for its only
-    parameter the body; the endpoint is a coroutine function. FastAPI's general way to the same costs much more.
+class DirectRoutes:
+    """Middleware that answers what is posted to some paths before any routing, which would cost as much as the rest of
+    an empty request. The routes stay where they are, for other prefixes and for the schema.
     """
 
-    class DirectRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            endpoint = self.endpoint
-            (parameter,) = inspect.signature(endpoint).parameters.values()
-            model: type[BaseModel] = parameter.annotation
+    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
+        self._app = app
+        self._handlers = handlers
 
-            async def answer(request: Request) -> Response:
-                await check(request)
-                await _read_body(request)
-                response: Response = await endpoint(_parsed(model, request, await request.body()))
-                return response
-
-            return _without_errors(answer)
-
-    return DirectRoute
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        post = scope["type"] == "http" and scope["method"] == "POST"
+        handler = self._handlers.get(scope["path"]) if post else None
+        if handler is None:
+            await self._app(scope, receive, send)
+        else:
+            response = await handler(Request(scope, receive))
+            await response(scope, receive, send)
 
 
-def _without_errors(
-    answer: Callable[[Request], Coroutine[Any, Any, Response]],
-) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+def direct_handler(check: Callable[[Request], Awaitable[None]], endpoint: Callable[[Any], Any]) -> Handler:
+    """`check` judges the key, and the model that the endpoint names for its only parameter the body."""
+    (parameter,) = inspect.signature(endpoint).parameters.values()
+    model: type[BaseModel] = parameter.annotation
+
+    async def answer(request: Request) -> Response:
+        await check(request)
+        await _read_body(request)
+        response: Response = await endpoint(_parsed(model, request, await request.body()))
+        return response
+
+    return _without_errors(answer)
+
+
+def _without_errors(answer: Handler) -> Handler:
     async def handler(request: Request) -> Response:
         try:
             return await answer(request)

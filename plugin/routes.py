@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
 
 from ..retriever.documents import Documents
@@ -15,7 +16,7 @@ from ..retriever.releases import Releases
 from ..retriever.search import Searcher
 from ..trainer.runs import Run, Runs
 from .auth import Keys, require
-from .problems import Problem, ProblemRoute, direct_route
+from .problems import Handler, Problem, ProblemRoute, direct_handler
 from .reports import Reports
 from .schemas import DocumentsBody, EventsBody, SearchBody, answer_json, run_json, sound_events
 
@@ -23,7 +24,7 @@ SEARCHING, TAKING = 16, 8  # searches, and batches of events, at a time; others 
 
 
 def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: CollectorRegistry) -> APIRouter:
-    router = APIRouter(route_class=direct_route(require(keys, "search")))
+    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "search"))])
     searching = ThreadPoolExecutor(SEARCHING, thread_name_prefix="search")
     # Threads of their own: who waits for the disk delays no search.
     taking = ThreadPoolExecutor(TAKING, thread_name_prefix="events")
@@ -53,6 +54,12 @@ def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: Coll
         return _raw(await asyncio.get_running_loop().run_in_executor(taking, take, body))
 
     return router
+
+
+def direct_handlers(router: APIRouter, keys: Keys) -> dict[str, Handler]:
+    """The routes of `search_routes` by path, for `DirectRoutes`."""
+    check = require(keys, "search")
+    return {route.path: direct_handler(check, route.endpoint) for route in router.routes if isinstance(route, APIRoute)}
 
 
 def document_routes(

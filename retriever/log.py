@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 20_000  # entries; more means that the disk does not keep up
 MAX_GROUP = 5_000  # searches and events that share one transaction
 RETRY_SECONDS = 1.0
-GATHER_SECONDS = 0.02  # for which searches wait for others to share their transaction; events never wait
+GATHER_SECONDS = 0.04  # for which searches wait for others to share their transaction; events never wait
 
 
 @dataclass(frozen=True, slots=True)

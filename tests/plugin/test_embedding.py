@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
 from pydantic import SecretStr
 
 from clickloop.plugin import ClickLoop, Settings
@@ -52,6 +52,28 @@ def test_inside_a_hosts_app(data_dir: Path, settings_for: SettingsFor, serving: 
         assert client.get("/nothing").json() == {"detail": "Not Found"}
     assert seen == ["host starts", "host ends"]
     assert open_lock(loop.database, data_dir / "locks", "owner").acquire(), "the index is still held"
+
+
+def test_what_a_host_asks_for_before_every_route_holds_for_all(
+    data_dir: Path, settings_for: SettingsFor, serving: Serving
+) -> None:
+    def refuse() -> None:
+        raise HTTPException(418, "the host lets nobody in")
+
+    loop = ClickLoop(settings_for(data_dir))
+    app = FastAPI()
+    app.include_router(loop.router(), prefix="/search", dependencies=[Depends(refuse)])
+    headers = {"Authorization": f"Bearer {loop.keys.create('admin')[1]}"}
+    event = {"query_id": "q", "action": "click", "document_id": "d"}
+    with serving(app) as url, httpx.Client(base_url=f"{url}/search", headers=headers) as client:
+        loop.wait_until_ready()
+        for answer in (
+            client.post("/v1/search", json={"query": "red list"}),
+            client.post("/v1/events", json={"events": [event]}),
+            client.post("/v1/documents", json={"documents": [{"id": "d", "text": "t"}]}),
+            client.get("/v1/runs"),
+        ):
+            assert answer.status_code == 418, answer.request.url
 
 
 def test_a_hosts_app_takes_the_preset_admin_key(data_dir: Path, settings_for: SettingsFor, serving: Serving) -> None:
