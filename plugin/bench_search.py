@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 
 from ..retriever.model import find_model
+from ..retriever.owner import await_switch
 from ..retriever.types import Document
 from .bench_peers import PEERS, Peer, peers_python
 from .cache import cached, index_key, made_once
@@ -98,6 +99,20 @@ def prepare(collection: Collection, say: Callable[[str], None]) -> Path:
     return made_once(cached("bench", key), make)
 
 
+def _quantised(prepared: Path) -> Path:
+    """The same folder after `clickloop quantise`, whatever it finds; kept between runs."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(prepared, folder)
+        loop = ClickLoop(Settings(data_dir=folder, **SETTINGS))
+        switch = loop.quantiser().run(1.0, lambda _step, _share: None).switch
+        assert switch is not None
+        await_switch(loop.releases, switch, loop.make_owner)
+        loop.close()
+
+    return made_once(prepared.with_name(f"{prepared.name}-quantised"), make)
+
+
 class _Floor:
     """Encoder and index alone, in a process of their own with its own copy of the data."""
 
@@ -163,6 +178,11 @@ class _Service:
             f"Zipf, warm, {CLIENTS} clients": Row(self._search(CLIENTS), CLIENTS, than=f"Zipf, {CLIENTS} clients"),
         }
 
+    def quantised(self) -> dict[str, Row]:
+        """Of a service whose queries are quantised."""
+        ways = {"1 client": 1, f"{CLIENTS} clients": CLIENTS}
+        return {f"{name}, quantised": Row(self._search(count), count, than=name) for name, count in ways.items()}
+
     def empty_route(self, texts: Texts) -> Asked:
         return self._clients[1].ask([get("/health")] * len(texts))
 
@@ -197,10 +217,11 @@ def measured(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port, process = stack.enter_context(service(prepared, scratch / "served"))
+        small, _ = stack.enter_context(service(_quantised(prepared), scratch / "quantised"))
         ours = _Service(port)
         floor = _Floor(prepared, scratch / "floor")
         stack.callback(floor.close)
-        fresh = {**ours.ways()}
+        fresh = {**ours.ways(), **_Service(small).quantised()}
         fresh[FLOOR] = Row(floor.ask, 1, than="1 client")
         fresh[EMPTY] = Row(ours.empty_route, 1)
         repeated, warm = ours.repeated(), ours.warm()

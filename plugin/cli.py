@@ -193,6 +193,29 @@ def rollback(
 
 
 @app.command()
+def quantise(
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="loss of reciprocal rank, or golden nDCG@10, that is still harmless")
+    ] = 0.02,
+    data_dir: DataDir = None,
+) -> None:
+    """Encodes queries with a byte for each weight, if that is found to be harmless. Exit status 3 where it is not."""
+    from ..trainer.quantise import DEPTH
+    from .progress import Steps
+
+    loop = _loop(data_dir)
+    with Steps() as steps:
+        found = loop.quantiser().run(tolerance, steps.show)
+    for guard in found.guards:
+        print(guard.says())
+    print(f"of the {DEPTH} best documents {found.same:.1%} are found by both, for {found.asked} queries")
+    if found.switch is None:
+        print("not harmless here, or not shown to be: queries are encoded in fp32 as before")
+        raise typer.Exit(NOT_PROMOTED)
+    _await_switch(loop, found.switch)
+
+
+@app.command()
 def simulate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a BEIR folder with qrels/train.tsv and test.tsv")],
     nights: Annotated[int, typer.Option(min=1)] = 3,
@@ -204,7 +227,7 @@ def simulate(
     farms: Annotated[int, typer.Option(min=0, help="click farms, each of which pushes one document")] = 0,
     farm_share: Annotated[float, typer.Option(min=0, max=0.9, help="of all sessions, on top of the others")] = 0.2,
     rotating: Annotated[bool, typer.Option("--rotating", help="farms use ever new client ids")] = False,
-    no_information: Annotated[bool, typer.Option(help="people click by rank alone")] = False,
+    no_information: Annotated[bool, typer.Option("--no-information", help="people click by rank alone")] = False,
     exploration: Annotated[float | None, typer.Option(help="overrides exploration.share")] = None,
     oracles: Annotated[bool, typer.Option(help="also train on what perfect knowledge would mine")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="minutes: 2 nights of 1,500 sessions, no oracles")] = False,

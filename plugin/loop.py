@@ -34,6 +34,7 @@ from ..retriever.types import Answer, Document, Event, Who
 from ..trainer.golden import read_golden
 from ..trainer.history import History
 from ..trainer.nightly import Night
+from ..trainer.quantise import Quantiser
 from ..trainer.runs import Run, Runs
 from ..trainer.teach import Watcher
 from .auth import Keys
@@ -256,6 +257,11 @@ class ClickLoop:
         lock = Both(self._lock("compaction"), self._lock("night"))
         parts = (self.database, self.releases, self.store, lock, self.settings.promotion.min_recall)
         return Compaction(*parts)
+
+    def quantiser(self) -> Quantiser:
+        """Decides whether the live model may encode queries with a byte for each weight."""
+        lock = Both(self._lock("compaction"), self._lock("night"))
+        return Quantiser(self.database, self.releases, self.store, lock, self.settings.recipe)
 
     def night(self, watch: Watcher | None = None) -> Night:
         folder, recipe = self.settings.data_dir, self.settings.recipe

@@ -23,6 +23,9 @@ def prepare(documents: Sequence[Document], settings: Settings, show: Show) -> Pa
     shutil.rmtree(data_dir, ignore_errors=True)
     if settings.database_url is not None or settings.qdrant.url is not None:
         raise ClickLoopError("simulate: database_url and qdrant.url must not be set: a simulation fills and drops them")
+    data_dir.mkdir(parents=True)
+    # First of all: whatever interrupts this one, the next simulation may empty the folder.
+    (data_dir / MARK).write_text("made by `clickloop simulate`, which empties this folder when it starts\n")
     prepared = cached("simulate", index_key(documents, settings))
 
     def make(folder: Path) -> None:
@@ -31,6 +34,5 @@ def prepare(documents: Sequence[Document], settings: Settings, show: Show) -> Pa
         loop.close()
         shutil.move(data_dir, folder)
 
-    shutil.copytree(made_once(prepared, make), data_dir)
-    (data_dir / MARK).write_text("made by `clickloop simulate`, which empties this folder when it starts\n")
+    shutil.copytree(made_once(prepared, make), data_dir, dirs_exist_ok=True)
     return prepared

@@ -39,6 +39,9 @@ SPIN_US = 1_000
 BATCH = 8  # texts of like length; on a CPU larger batches only add padding
 GPU_BATCH = 256
 MIN_COSINE = 0.9999  # between the export and the model it was made from
+WHOLE, QUANTISED = "onnx", "onnx-int8"  # engines of a release
+EXPORT = "encoder.onnx"
+SMALL_EXPORT = "encoder.int8.onnx"
 
 
 class Encoder(Protocol):
@@ -57,13 +60,18 @@ def render(template: str, document: Document) -> str:
 
 
 class OnnxEncoder:
-    """Encodes with the exported model; safe to use from several threads."""
+    """Encodes with the exported model; safe to use from several threads. Documents are always encoded in fp32."""
 
     def __init__(self, folder: Path, release: Release, threads: int = 0) -> None:
         """`threads` for one call; 0 takes all cores. Raises ModelError when an artefact is missing or damaged."""
-        self._model = _Onnx(folder, release, threads)
+        self._model = _Onnx(folder, release, EXPORT, threads)
         self._release = release
-        self._queries = QueryEncoder(self._model.query_tokens, len, self._model.encode)
+        if release.engine == QUANTISED:
+            small = _Onnx(folder, release, SMALL_EXPORT, threads)
+            # One by one: the scales of a call come from all that is in it, so that company would change a vector.
+            self._queries = QueryEncoder(small.query_tokens, len, small.encode, most=1)
+        else:
+            self._queries = QueryEncoder(self._model.query_tokens, len, self._model.encode)
 
     def query(self, text: str) -> Vectors:
         return self._queries.query(text)
@@ -81,8 +89,8 @@ class _Onnx:
     it: in a circle the 100 MB of a retired release stay until some full garbage collection.
     """
 
-    def __init__(self, folder: Path, release: Release, threads: int) -> None:
-        for name in ("encoder.onnx", "tokenizer.json"):
+    def __init__(self, folder: Path, release: Release, export: str, threads: int) -> None:
+        for name in (export, "tokenizer.json"):
             check_sha256(folder / name, release.checksums.get(name, ""))
         options = onnxruntime.SessionOptions()
         # Between the parts of a call they spin, which takes a tenth off a query. By default they go on for a second or
@@ -92,7 +100,7 @@ class _Onnx:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"]
+                str(folder / export), options, providers=["CPUExecutionProvider"]
             )
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:
@@ -186,7 +194,7 @@ class _Torch:
 
 def open_encoder(folder: Path, release: Release, threads: int = 0) -> Encoder:
     """The encoder that answers queries of this release."""
-    return OnnxEncoder(folder, release, threads) if release.engine == "onnx" else TorchEncoder(folder, release)
+    return TorchEncoder(folder, release) if release.engine == "torch" else OnnxEncoder(folder, release, threads)
 
 
 def open_corpus_encoder(folder: Path, release: Release) -> Encoder:
@@ -257,13 +265,36 @@ def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
         log.warning("the model encodes queries and documents by different parts: it will be served by torch")
         return "torch"
     try:
-        _export_onnx(model, folder / "encoder.onnx")
+        _export_onnx(model, folder / EXPORT)
         _check_export(model, folder)
     except Exception as error:
         log.warning("the export to ONNX failed (%s): the release will be served by torch", error)
-        (folder / "encoder.onnx").unlink(missing_ok=True)
+        (folder / EXPORT).unlink(missing_ok=True)
         return "torch"
-    return "onnx"
+    return WHOLE
+
+
+def quantise(folder: Path) -> None:
+    """Writes, beside the exported encoder, one whose matrices have a byte for each weight and a scale for each output;
+    what they are multiplied with gets its scale anew at every call ("dynamic"). Raises ModelError.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    try:
+        logging.disable(logging.WARNING)  # it speaks to the root logger of what only matters for images
+        quantize_dynamic(
+            folder / EXPORT,
+            folder / SMALL_EXPORT,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    except Exception as error:
+        (folder / SMALL_EXPORT).unlink(missing_ok=True)
+        raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
@@ -300,7 +331,7 @@ def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
 
 def _check_export(model: "SentenceTransformer", folder: Path) -> None:
     texts = ["a", "map that creates missing keys", "Return a new list that holds the items in ascending order. " * 4]
-    session = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(folder / EXPORT), providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(int(model.max_seq_length or 512))

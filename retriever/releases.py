@@ -1,11 +1,13 @@
 """Releases, builds and the pointer that says which build answers queries."""
 
 import dataclasses
+import logging
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ import orjson
 from sqlalchemy import Connection, func, select
 
 from .database import Database
-from .encoder import TEMPLATE, export_artefacts
+from .encoder import EXPORT, QUANTISED, TEMPLATE, WHOLE, export_artefacts, quantise
 from .errors import Conflict, ModelError, NotFound
 from .index import IndexStore
 from .ledger import append
@@ -26,6 +28,9 @@ from .vectors import VectorLog
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +66,17 @@ class Releases:
         parent: str | None,
         lineage: Mapping[str, Any],
         release_id: str | None = None,
+        quantised: bool = False,
     ) -> Release:
-        """Exports the model into a folder of its own, metadata last, and records it."""
+        """Exports the model into a folder of its own, metadata last, and records it. `quantised`: queries are encoded
+        with a byte for each weight, where that can be exported.
+        """
         release_id = release_id or new_id("release")
-        folder = self.folder(release_id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        engine = export_artefacts(model, folder)
+        with self._new_folder(release_id) as folder:
+            engine = export_artefacts(model, folder)
+            if quantised and engine == WHOLE:
+                engine = _quantised(folder)
         query_prompt, document_prompt = prompts_of("", model.prompts or {})
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
         release = Release(
             id=release_id,
             parent=parent,
@@ -79,10 +86,48 @@ class Releases:
             document_prompt=document_prompt,
             max_tokens=int(model.max_seq_length or 512),
             engine=engine,
-            checksums={str(path.relative_to(folder)): sha256(path) for path in files},
+            checksums={},
             lineage=dict(lineage),
             created_at=time.time(),
         )
+        return self._finish(release)
+
+    def quantised(self, release: Release) -> Release:
+        """A release of the same model whose queries are encoded with a byte for each weight, with all document vectors,
+        which are the same. Raises ModelError.
+        """
+        release_id, source = new_id("release"), self.folder(release.id)
+        with self._new_folder(release_id) as folder:
+            shutil.copytree(source / "model", folder / "model")
+            for name in (EXPORT, "tokenizer.json"):
+                shutil.copyfile(source / name, folder / name)
+            quantise(folder)
+        lineage = {**release.lineage, "quantised": release.id}
+        made = dataclasses.replace(
+            release, id=release_id, parent=release.id, engine=QUANTISED, lineage=lineage, created_at=time.time()
+        )
+        made = self._finish(made)
+        self.vectors(release).copy_to(self.vectors(made))
+        return made
+
+    @contextmanager
+    def _new_folder(self, release_id: str) -> Iterator[Path]:
+        """An empty one, which is removed where the block fails."""
+        folder = self.folder(release_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _finish(self, release: Release) -> Release:
+        """With the checksums of all its files, written down last and recorded."""
+        folder = self.folder(release.id)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        checksums = {str(path.relative_to(folder)): sha256(path) for path in files}
+        release = dataclasses.replace(release, checksums=checksums)
         write_whole(folder / "release.json", orjson.dumps(dataclasses.asdict(release), option=orjson.OPT_INDENT_2))
         self.record(release)
         return release
@@ -232,6 +277,16 @@ class Releases:
         raise NotFound("release", "before the present one")
 
 
+def _quantised(folder: Path) -> str:
+    """The engine that can serve the exported encoder in this folder: a release is never blocked by this."""
+    try:
+        quantise(folder)
+    except ModelError as error:
+        log.warning("%s: its queries are encoded in fp32", error)
+        return WHOLE
+    return QUANTISED
+
+
 def drop_half_made(releases: Releases, store: IndexStore) -> None:
     """Removes the builds that were interrupted while they were made, and indexes that no build knows. The caller holds
     the lock of the nightly run.
@@ -288,7 +343,7 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
         if wish.reason == "promotion":
             check_champion(connection, wish.run_id)
         values["former_build_id"] = _move_pointer(connection, str(wish.build_id), wish.reason)
-    elif wish.reason == "compaction":
+    elif wish.reason in ("compaction", "quantisation"):
         set_build(connection, wish.build_id, state="rejected")  # nobody else waits for it
     state = "done" if error is None else "refused"
     connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))

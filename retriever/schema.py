@@ -129,7 +129,7 @@ switches = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("build_id", String, nullable=False),
-    Column("reason", String, nullable=False),  # bootstrap, promotion, rollback, compaction
+    Column("reason", String, nullable=False),  # bootstrap, promotion, rollback, compaction, quantisation
     Column("run_id", String),
     Column("requested_by", String, nullable=False),
     Column("requested_at", Float, nullable=False),

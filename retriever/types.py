@@ -126,7 +126,7 @@ class Release:
     query_prompt: str
     document_prompt: str
     max_tokens: int
-    engine: str  # "onnx", or "torch" where the export failed
+    engine: str  # "onnx", "onnx-int8" with quantised queries, or "torch" where the export failed
     checksums: Mapping[str, str]  # file name → SHA-256
     lineage: Mapping[str, Any]
     created_at: float

@@ -57,6 +57,11 @@ class VectorLog:
             os.truncate(self._path, whole)
             file.write(records.tobytes())
 
+    def copy_to(self, other: "VectorLog") -> None:
+        """What is written now; a last record that is only begun is left out by readers."""
+        if self._path.exists():
+            shutil.copyfile(self._path, other._path)
+
     def newest(self) -> Newest:
         """As it is now; what is appended later is not in it."""
         records = self._read()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 
+from ..retriever.encoder import QUANTISED
 from ..retriever.errors import ModelError
 from ..retriever.releases import Releases, write_whole
 from ..retriever.types import Release
@@ -46,7 +47,11 @@ class Teacher:
             start, end = (self._releases.folder(id_) / "model" for id_ in (trained.parent, trained.id))
             lineage = {**trained.lineage, "share": share}
             release = self._releases.make(
-                between(start, end, share), parent=trained.parent, lineage=lineage, release_id=release_id
+                between(start, end, share),
+                parent=trained.parent,
+                lineage=lineage,
+                release_id=release_id,
+                quantised=trained.engine == QUANTISED,
             )
         self._watch(tonight, release)
         return release
@@ -79,7 +84,10 @@ class Teacher:
             "log_seq": run.log_seq,
             "event_seq": run.event_seq,
         }
-        release = self._releases.make(model, parent=start.id, lineage=lineage, release_id=release_id)
+        quantised = champion.engine == QUANTISED
+        release = self._releases.make(
+            model, parent=start.id, lineage=lineage, release_id=release_id, quantised=quantised
+        )
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         return release
 

@@ -12,7 +12,9 @@ import pytest
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.encoder import (
+    QUANTISED,
     TEMPLATE,
+    WHOLE,
     OnnxEncoder,
     TorchEncoder,
     encode_documents,
@@ -257,6 +259,27 @@ def test_an_export_that_encodes_differently_is_not_served(
 
 
 @pytest.mark.usefixtures("exported_before")
+def test_quantised_queries_are_encoded_one_by_one_and_a_release_is_never_blocked_by_them(
+    releases: Releases, tiny_model: Path, encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(tiny_model))
+    model.prompts = {"query": "ask ", "document": "read "}
+    release = releases.make(model, parent=None, lineage={}, quantised=True)
+    assert release.engine == QUANTISED
+    assert "encoder.int8.onnx" in release.checksums
+    small = open_encoder(releases.folder(release.id), release)
+    alone = [small.query(text) for text in TEXTS]
+    fresh = open_encoder(releases.folder(release.id), release)
+    with ThreadPoolExecutor(len(TEXTS)) as threads:
+        together = list(threads.map(fresh.query, TEXTS))
+    assert np.array_equal(alone, together), "company changes no vector"
+    assert 0.9 < min(cosines(np.stack(alone), np.stack([encoder.query(text) for text in TEXTS]))) < 0.99999
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", lambda *_, **__: 1 / 0)
+    assert releases.make(model, parent=None, lineage={}, quantised=True).engine == WHOLE
+
+
+@pytest.mark.usefixtures("exported_before")
 def test_a_prompt_is_put_before_a_text_once(releases: Releases, tiny_model: Path, encoder: OnnxEncoder) -> None:
     prompted = load_model(str(tiny_model))
     prompted.prompts = {"query": "ask ", "document": "read "}
@@ -333,7 +356,9 @@ def test_an_interrupted_release_is_not_whole_and_can_be_made_again(
         patch.setattr("clickloop.retriever.encoder._export_onnx", interrupted)
         with pytest.raises(KeyboardInterrupt):
             releases.make(model, parent=None, lineage={}, release_id="release-1")
-    assert (releases.folder("release-1") / "encoder.onnx").exists()
+    assert not releases.folder("release-1").exists(), "what can be cleared away at once is"
+    releases.folder("release-1").mkdir()
+    (releases.folder("release-1") / "encoder.onnx").write_bytes(b"what a kill leaves")
     assert not releases.whole("release-1")
     assert releases.list() == []
     with pytest.raises(ModelError, match="release-1"):

@@ -1,0 +1,145 @@
+"""Encoding queries with a byte for each weight: faster, and decided by what the artefacts that would serve find."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import func, select
+
+from ..retriever.database import Database
+from ..retriever.documents import Documents
+from ..retriever.encoder import QUANTISED, WHOLE, open_encoder
+from ..retriever.errors import Conflict, NotReady
+from ..retriever.index import IndexStore
+from ..retriever.locks import Lock
+from ..retriever.releases import Releases, add_switch, drop_half_made, set_build
+from ..retriever.schema import searches
+from ..retriever.types import Release
+from .contest import Contest, Side
+from .corpus import Corpus, corpus_vectors, read_corpus
+from .golden import read_golden
+from .guards import LATENCY, Guarded
+from .promote import build_index, check_index
+from .recipe import Guards, Recipe
+from .steps import Progress
+
+ASKED = 1000  # of people's newest queries, whose answers are compared
+DEPTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`guards` compare quantised with whole queries; `same` is the share of the ten best documents that both find, for
+    `asked` queries of people or, where there are none, of documents. `switch`: the wish to go live, if it is harmless.
+    """
+
+    release: str
+    guards: Sequence[Guarded]
+    same: float
+    asked: int
+    switch: int | None = None
+
+
+class Quantiser:
+    """Makes a release of the live model whose queries are quantised, and asks for its switch if that is harmless."""
+
+    def __init__(self, database: Database, releases: Releases, store: IndexStore, lock: Lock, recipe: Recipe) -> None:
+        """While `lock` is held no nightly run starts."""
+        self._database = database
+        self._documents = Documents(database)
+        self._releases = releases
+        self._store = store
+        self._lock = lock
+        self._recipe = recipe
+
+    def run(self, tolerance: float, show: Progress) -> Finding:
+        """Harmless is a loss of which the 95 % interval stays above −`tolerance`.
+
+        Raises Conflict where that cannot be done, now or at all, ModelError, and InvalidInput as `read_golden` does.
+        """
+        if not self._lock.acquire():
+            raise Conflict(f"a nightly run or a compaction is active ({self._lock.holder()}): wait for its end")
+        try:
+            drop_half_made(self._releases, self._store)
+            present = self._present()
+            show("quantising", 0)
+            release = self._releases.quantised(present)
+            switched = False
+            try:
+                found = self._tried(present, release, tolerance, show)
+                switched = found.switch is not None
+                return found
+            finally:
+                if not switched:
+                    self._releases.drop_unused(release.id)
+        finally:
+            self._lock.release()
+
+    def _present(self) -> Release:
+        live = self._releases.live()
+        if live is None:
+            raise NotReady("no build is live yet; the first `clickloop ingest` or `clickloop serve` makes one")
+        present = self._releases.get(live.release_id)
+        if present.engine == QUANTISED:
+            raise Conflict(f"the queries of {present.id} are quantised already; `clickloop rollback` undoes it")
+        if present.engine != WHOLE:
+            raise Conflict(f"{present.id} is served by torch, because its export failed: only exports can be quantised")
+        return present
+
+    def _tried(self, present: Release, release: Release, tolerance: float, show: Progress) -> Finding:
+        golden = read_golden(self._recipe.golden)
+        corpus = read_corpus(self._documents)
+        vectors = corpus_vectors(
+            corpus, release, self._releases, lambda share: show("embedding documents", share), keep=True
+        )
+        whole, small = (
+            Side(one, corpus.keys, vectors, open_encoder(self._releases.folder(one.id), one).query)
+            for one in (present, release)
+        )
+        show("comparing what is found", 0)
+        contest = Contest(corpus, whole, small)
+        texts = self._queries() or [
+            stored.document.title or stored.document.text for stored in corpus.documents[:ASKED]
+        ]
+        scores = None if golden is None else contest.golden(golden)
+        dials = Guards(self_retrieval=tolerance, identifiers=tolerance, golden=tolerance, latency=0)
+        guards = [guard for guard in contest.guards(dials, texts, scores) if guard.name != "collapse"]
+        found = Finding(release.id, guards, _same(whole, small, texts), len(texts))
+        if not harmless(guards):
+            return found
+        return Finding(found.release, guards, found.same, found.asked, self._build(corpus, small, texts, show))
+
+    def _build(self, corpus: Corpus, side: Side, texts: Sequence[str], show: Progress) -> int:
+        """The wish for the switch. The build is ready and wished for in one transaction: nobody else waits for it."""
+        live = self._releases.live()
+        assert live is not None
+        self._store.check_room(len(corpus.keys), side.release.dimension, like=live.id)
+        build = self._releases.add_build(side.release.id)
+        index = build_index(self._store, build.id, corpus, side, lambda share: show("building the index", share))
+        try:
+            show("checking the index", 0)
+            check_index(index, side, side.queries(texts), self._recipe.promotion.min_recall)
+        finally:
+            index.close()
+        with self._database.write() as connection:
+            set_build(connection, build.id, state="ready", revision=corpus.revision, optimized=corpus.revision)
+            return add_switch(connection, build.id, "quantisation", "cli", None)
+
+    def _queries(self) -> list[str]:
+        """The newest of people's different queries."""
+        newest = select(searches.c.query).group_by(searches.c.query).order_by(func.max(searches.c.seq).desc())
+        with self._database.read() as connection:
+            return list(connection.scalars(newest.limit(ASKED)))
+
+
+def harmless(guards: Sequence[Guarded]) -> bool:
+    """Whether all hold and one of those that ask for documents says something."""
+    telling = [guard for guard in guards if guard.name != LATENCY and not guard.silent]
+    return bool(telling) and all(guard.holds for guard in guards)
+
+
+def _same(whole: Side, small: Side, texts: Sequence[str]) -> float:
+    if not texts:
+        return 1.0
+    first, second = (side.shadow.query(side.queries(texts), DEPTH)[0] for side in (whole, small))
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(first.tolist(), second.tolist(), strict=True)]))
