@@ -43,13 +43,12 @@ from .nights import Nights
 from .problems import Handler, ProblemRoute
 from .reports import Reports
 from .routes import (
-    direct_handlers,
+    Searching,
     document_routes,
     health_routes,
     page_routes,
     release_routes,
     run_routes,
-    search_routes,
 )
 from .settings import Settings, read_settings
 
@@ -84,7 +83,7 @@ class ClickLoop:
         self._nights = Nights(self.runs, self.settings)
         self._registry = CollectorRegistry()
         self._gauges()
-        self._search_routes = search_routes(self.searcher, self.log, self.keys, self._registry)
+        self._searching = Searching(self.searcher, self.log, self.keys, self._registry)
         self._owner: Owner | None = None
         self._follower: Follower | None = None
         self._opening: threading.Thread | None = None
@@ -210,7 +209,7 @@ class ClickLoop:
 
         router = APIRouter(route_class=ProblemRoute, lifespan=lifespan)
         for part in (
-            self._search_routes,
+            self._searching.routes(),
             document_routes(self.documents, self.keys, self._written, self.wait_for),
             run_routes(self.runs, self.reports, self.keys, self._nights.start),
             release_routes(self.releases, self.keys, self._written),
@@ -222,7 +221,7 @@ class ClickLoop:
 
     def direct_handlers(self) -> dict[str, Handler]:
         """What is asked for most, by path, for a service that answers it without routing."""
-        return direct_handlers(self._search_routes, self.keys)
+        return self._searching.direct(at_once=not self._shared and self.database.dialect == "sqlite")
 
     def missing(self) -> list[str]:
         """What keeps the service from answering."""

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
 
 from ..retriever.documents import Documents
@@ -21,45 +20,71 @@ from .reports import Reports
 from .schemas import DocumentsBody, EventsBody, SearchBody, answer_json, run_json, sound_events
 
 SEARCHING, TAKING = 16, 8  # searches, and batches of events, at a time; others wait
+SHORT, FEW = 200, 100  # characters and results of a search that may hold up the event loop: some milliseconds
 
 
-def search_routes(searcher: Searcher, log: SearchLog, keys: Keys, registry: CollectorRegistry) -> APIRouter:
-    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "search"))])
-    searching = ThreadPoolExecutor(SEARCHING, thread_name_prefix="search")
-    # Threads of their own: who waits for the disk delays no search.
-    taking = ThreadPoolExecutor(TAKING, thread_name_prefix="events")
-    seconds = Histogram(
-        "clickloop_search_seconds",
-        "Time to answer a search",
-        registry=registry,
-        buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
-    )
+class Searching:
+    """Searches and events: what is asked for most, with threads of its own."""
 
-    def answer(body: SearchBody) -> bytes:
-        with seconds.time():
-            found = searcher.search(body.query, body.k, body.filter, body.who(), body.log)
+    def __init__(self, searcher: Searcher, log: SearchLog, keys: Keys, registry: CollectorRegistry) -> None:
+        self._searcher = searcher
+        self._log = log
+        self._check = require(keys, "search")
+        self._threads = ThreadPoolExecutor(SEARCHING, thread_name_prefix="search")
+        # Threads of their own: who waits for the disk delays no search.
+        self._taking = ThreadPoolExecutor(TAKING, thread_name_prefix="events")
+        self._asked = 0  # searches under way that came directly
+        self._seconds = Histogram(
+            "clickloop_search_seconds",
+            "Time to answer a search",
+            registry=registry,
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
+        )
+
+    def routes(self) -> APIRouter:
+        """For any app: nothing of ours holds up its event loop."""
+        router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(self._check)])
+        router.add_api_route("/v1/search", self.search, methods=["POST"])
+        router.add_api_route("/v1/events", self.events, methods=["POST"])
+        return router
+
+    def direct(self, *, at_once: bool) -> dict[str, Handler]:
+        """The same by path, for `DirectRoutes` of a service that does little else. `at_once`: a short search that finds
+        no other one under way is answered in the event loop, which saves waking a thread and being woken by it. Only
+        for an index and a database that no network is between.
+        """
+        search = self._search_at_once if at_once else self.search
+        return {
+            "/v1/search": direct_handler(self._check, search),
+            "/v1/events": direct_handler(self._check, self.events),
+        }
+
+    async def search(self, body: SearchBody) -> Response:
+        return _raw(await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, body))
+
+    async def events(self, body: EventsBody) -> Response:
+        return _raw(await asyncio.get_running_loop().run_in_executor(self._taking, self._take, body))
+
+    async def _search_at_once(self, body: SearchBody) -> Response:
+        self._asked += 1
+        try:
+            await asyncio.sleep(0)  # all that arrived together are counted: they share calls of the encoder
+            short = len(body.query) <= SHORT and body.k <= FEW and body.filter is None
+            if self._asked == 1 and short:
+                return _raw(self._answer(body))
+            return await self.search(body)
+        finally:
+            self._asked -= 1
+
+    def _answer(self, body: SearchBody) -> bytes:
+        with self._seconds.time():
+            found = self._searcher.search(body.query, body.k, body.filter, body.who(), body.log)
         return orjson.dumps(answer_json(found))
 
-    def take(body: EventsBody) -> bytes:
+    def _take(self, body: EventsBody) -> bytes:
         good, rejected = sound_events(body)
-        counted = log.add(good)
+        counted = self._log.add(good)
         return orjson.dumps({"accepted": counted.accepted, "duplicates": counted.duplicates, "rejected": rejected})
-
-    @router.post("/v1/search")
-    async def search(body: SearchBody) -> Response:
-        return _raw(await asyncio.get_running_loop().run_in_executor(searching, answer, body))
-
-    @router.post("/v1/events")
-    async def events(body: EventsBody) -> Response:
-        return _raw(await asyncio.get_running_loop().run_in_executor(taking, take, body))
-
-    return router
-
-
-def direct_handlers(router: APIRouter, keys: Keys) -> dict[str, Handler]:
-    """The routes of `search_routes` by path, for `DirectRoutes`."""
-    check = require(keys, "search")
-    return {route.path: direct_handler(check, route.endpoint) for route in router.routes if isinstance(route, APIRoute)}
 
 
 def document_routes(
