@@ -229,6 +229,16 @@ class Releases:
         else:
             shutil.rmtree(self.folder(release_id), ignore_errors=True)
 
+    def drop_half_made(self) -> None:
+        """Removes the folders of releases that were never finished. One that was is left, also if files are missing: it
+        may be on its way back from a backup.
+        """
+        with self._database.read() as connection:
+            known = set(connection.scalars(select(releases.c.id)))
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            if folder.name not in known and not self.whole(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def live(self) -> Build | None:
         with self._database.read() as connection:
             row = connection.execute(select(builds).join(live, live.c.build_id == builds.c.id)).one_or_none()
@@ -288,8 +298,8 @@ def _quantised(folder: Path) -> str:
 
 
 def drop_half_made(releases: Releases, store: IndexStore) -> None:
-    """Removes the builds that were interrupted while they were made, and indexes that no build knows. The caller holds
-    the lock of the nightly run.
+    """Removes the builds and releases that were interrupted while they were made, and indexes that no build knows. The
+    caller holds the lock of the nightly run, and nobody is making the first release.
     """
     whole = {build.id for build in releases.builds() if build.state != "building"}
     for name in set(store.names()) - whole:
@@ -297,6 +307,7 @@ def drop_half_made(releases: Releases, store: IndexStore) -> None:
     for build in releases.builds():
         if build.state == "building":
             releases.forget_build(build.id)
+    releases.drop_half_made()
 
 
 def add_switch(connection: Connection, build_id: str, reason: str, requested_by: str, run_id: str | None) -> int:

@@ -13,7 +13,8 @@ from ..retriever.errors import Conflict, NotReady
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.releases import Releases, add_switch, drop_half_made, set_build
-from ..retriever.schema import searches
+from ..retriever.schema import builds, searches
+from ..retriever.schema import live as pointer
 from ..retriever.types import Release
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors, read_corpus
@@ -60,8 +61,8 @@ class Quantiser:
         if not self._lock.acquire():
             raise Conflict(f"a nightly run or a compaction is active ({self._lock.holder()}): wait for its end")
         try:
-            drop_half_made(self._releases, self._store)
             present = self._present()
+            drop_half_made(self._releases, self._store)
             show("quantising", 0)
             release = self._releases.quantised(present)
             switched = False
@@ -122,6 +123,8 @@ class Quantiser:
         finally:
             index.close()
         with self._database.write() as connection:
+            if connection.scalar(select(builds.c.release_id).join(pointer)) != side.release.parent:
+                raise Conflict(f"superseded: {side.release.parent} is no longer live")
             set_build(connection, build.id, state="ready", revision=corpus.revision, optimized=corpus.revision)
             return add_switch(connection, build.id, "quantisation", "cli", None)
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
-from clickloop.retriever.encoder import open_encoder
+from clickloop.retriever.encoder import load_model, open_encoder
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.ledger import verify
+from clickloop.retriever.releases import add_switch, finish_switch
 from clickloop.retriever.types import Document
+from clickloop.trainer import quantise as quantising
 
 Here = Callable[..., tuple[int, str, str]]
 SettingsFor = Callable[[Path], Settings]
@@ -71,6 +74,27 @@ def test_harmless_queries_go_live_documents_stay_and_a_rollback_undoes_it(
         answer = loop.search("a new one which comes later", 80)
         assert answer.release == whole.id
         assert "new" in [hit.id for hit in answer], "what was written meanwhile is there"
+
+
+def test_what_went_live_meanwhile_stays(
+    larger: Path, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = ClickLoop(settings_for(larger))
+    check = quantising.check_index
+
+    def meanwhile(*arguments: Any) -> dict[str, float]:
+        model = load_model(str(loop.releases.folder(loop.releases.list()[-1].id) / "model"))
+        other = loop.releases.add_build(loop.releases.make(model, parent=None, lineage={}).id)
+        loop.store.create(other.id, 32).close()
+        with loop.database.write() as connection:
+            finish_switch(connection, add_switch(connection, other.id, "rollback", "test", None))
+        return check(*arguments)
+
+    monkeypatch.setattr(quantising, "check_index", meanwhile)
+    with pytest.raises(Conflict, match="superseded"):
+        loop.quantiser().run(1.0, lambda _step, _share: None)
+    assert loop.releases.wanted() is None
+    loop.close()
 
 
 def test_while_a_night_is_active_it_waits_for_nobody(larger: Path, settings_for: SettingsFor, here: Here) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from clickloop.retriever.database import Database
+from clickloop.retriever.edge import EdgeStore
 from clickloop.retriever.errors import Conflict, NotFound
-from clickloop.retriever.releases import Releases, finish_switch, set_build
+from clickloop.retriever.releases import Releases, drop_half_made, finish_switch, set_build
 from clickloop.retriever.schema import releases as table
 from clickloop.retriever.schema import runs
+from clickloop.retriever.types import Release
 
 
 @pytest.fixture
@@ -56,6 +58,19 @@ def test_asking_for_what_is_live_already_changes_nothing(releases: Releases, dat
         switch(releases, database, name)
     assert releases.former() == "release-A"
     assert releases.newest_build("release-B").id == second
+
+
+def test_what_a_kill_left_of_a_release_is_removed_and_one_without_its_files_is_not(
+    releases: Releases, tmp_path: Path
+) -> None:
+    finished = Release("finished", None, 8, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
+    releases.record(finished)
+    for name in ("finished", "half"):
+        releases.folder(name).mkdir(parents=True)
+        (releases.folder(name) / "encoder.onnx").write_bytes(b"some of it")
+    drop_half_made(releases, EdgeStore(tmp_path / "builds", {}))
+    assert not releases.folder("half").exists()
+    assert releases.folder("finished").exists()
 
 
 def test_only_what_was_live_can_be_gone_back_to(releases: Releases, database: Database) -> None:
