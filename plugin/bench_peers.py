@@ -14,6 +14,7 @@ import orjson
 from .load import Clients, free_port, get, post, served
 
 TUTORIAL = Path(__file__).parent / "peers" / "tutorial.py"
+HAYHOOKS = Path(__file__).parent / "peers" / "hayhooks"
 SENT = 1000  # documents a request
 
 
@@ -71,7 +72,23 @@ def tutorial(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Pe
         yield Peer("FastAPI, encode, qdrant local", port, lambda query: post("/search", {"query": query}), slow=True)
 
 
-PEERS = {"txtai": txtai, "tutorial": tutorial}
+@contextmanager
+def haystack(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Peer]:
+    """Haystack's embedder and retriever in memory behind hayhooks: see peers/hayhooks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [str(Path(python).parent / "hayhooks"), "run", "--port", str(port), "--pipelines-dir", str(HAYHOOKS)]
+    command += ["--without-monitoring", "--without-tracing"]
+    given = {"PEER_MODEL": model, "PEER_CORPUS": str(corpus), "PEER_INDEX": str(folder / "index.json")}
+
+    def ask(query: str) -> bytes:
+        return post("/search/run", {"query": query})
+
+    with served(command, port, ask("ready?"), folder / "log", None, **given):
+        yield Peer("Haystack", port, ask, slow=True)
+
+
+PEERS = {"txtai": txtai, "tutorial": tutorial, "haystack": haystack}
 
 
 def _index(port: int, corpus: Path) -> None:
