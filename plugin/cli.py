@@ -208,7 +208,7 @@ def quantise(
         found = loop.quantiser().run(tolerance, steps.show)
     for guard in found.guards:
         print(guard.says())
-    print(f"of the {DEPTH} best documents {found.same:.1%} are found by both, for {found.asked} queries")
+    print(f"of the {DEPTH} best documents {found.same:.1%} are found by both, for {len(found.texts)} queries")
     if found.switch is None:
         print("not harmless here, or not shown to be: queries are encoded in fp32 as before")
         raise typer.Exit(NOT_PROMOTED)

@@ -1,9 +1,8 @@
 """Errors as RFC 9457 problem details, in a route class, because handlers do not travel with a router."""
 
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import HTTPException, Request, Response
@@ -23,6 +22,7 @@ from ..retriever.errors import (
     WaitExceeded,
 )
 
+Body = TypeVar("Body", bound=BaseModel)
 MAX_BODY = 8 * 1024 * 1024  # bytes
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -106,16 +106,17 @@ class DirectRoutes:
             await response(scope, receive, send)
 
 
-def direct_handler(check: Callable[[Request], Awaitable[None]], endpoint: Callable[[Any], Any]) -> Handler:
-    """`check` judges the key, and the model that the endpoint names for its only parameter the body."""
-    (parameter,) = inspect.signature(endpoint).parameters.values()
-    model: type[BaseModel] = parameter.annotation
+def direct_handler(
+    check: Callable[[Request], Awaitable[None]],
+    model: type[Body],
+    endpoint: Callable[[Body], Coroutine[Any, Any, Response]],
+) -> Handler:
+    """`check` judges the key and `model` the body."""
 
     async def answer(request: Request) -> Response:
         await check(request)
         await _read_body(request)
-        response: Response = await endpoint(_parsed(model, request, await request.body()))
-        return response
+        return await endpoint(_parsed(model, request, await request.body()))
 
     return _without_errors(answer)
 
@@ -136,7 +137,7 @@ def _without_errors(answer: Handler) -> Handler:
     return handler
 
 
-def _parsed(model: type[BaseModel], request: Request, body: bytes) -> BaseModel:
+def _parsed(model: type[Body], request: Request, body: bytes) -> Body:
     """Raises Problem 422, also for a body that is not said to be JSON."""
     if "json" not in request.headers.get("content-type", ""):
         raise Problem(422, "send the body as JSON, with `Content-Type: application/json`")

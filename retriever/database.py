@@ -88,6 +88,7 @@ class Database:
         return str(statement.inline().compile(dialect=dialect))
 
     def close(self) -> None:
+        self._own = threading.local()  # which closes the connections of all threads
         self.engine.dispose()
 
     def _migrate(self, url: str) -> None:

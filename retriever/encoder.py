@@ -280,6 +280,7 @@ def quantise(folder: Path) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    muted = logging.root.manager.disable
     try:
         logging.disable(logging.WARNING)  # it speaks to the root logger of what only matters for images
         quantize_dynamic(
@@ -294,7 +295,7 @@ def quantise(folder: Path) -> None:
         (folder / SMALL_EXPORT).unlink(missing_ok=True)
         raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(muted)
 
 
 def _export_onnx(model: "SentenceTransformer", path: Path) -> None:

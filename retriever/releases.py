@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select
 
 from .database import Database
 from .encoder import EXPORT, QUANTISED, TEMPLATE, WHOLE, export_artefacts, quantise
-from .errors import Conflict, ModelError, NotFound
+from .errors import Conflict, ModelError, NoRoom, NotFound
 from .index import IndexStore
 from .ledger import append
 from .model import sha256
@@ -97,18 +97,21 @@ class Releases:
         which are the same. Raises ModelError.
         """
         release_id, source = new_id("release"), self.folder(release.id)
+        needed = 2 * sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+        if (free := shutil.disk_usage(source).free) < needed:
+            raise NoRoom("a quantised release", needed, free, self._folder)
         with self._new_folder(release_id) as folder:
             shutil.copytree(source / "model", folder / "model")
             for name in (EXPORT, "tokenizer.json"):
                 shutil.copyfile(source / name, folder / name)
             quantise(folder)
-        lineage = {**release.lineage, "quantised": release.id}
-        made = dataclasses.replace(
-            release, id=release_id, parent=release.id, engine=QUANTISED, lineage=lineage, created_at=time.time()
-        )
-        made = self._finish(made)
-        self.vectors(release).copy_to(self.vectors(made))
-        return made
+            lineage = {**release.lineage, "quantised": release.id}
+            made = dataclasses.replace(
+                release, id=release_id, parent=release.id, engine=QUANTISED, lineage=lineage, created_at=time.time()
+            )
+            made = self._finish(made)
+            self.vectors(release).copy_to(self.vectors(made))
+            return made
 
     @contextmanager
     def _new_folder(self, release_id: str) -> Iterator[Path]:
@@ -235,7 +238,8 @@ class Releases:
         """
         with self._database.read() as connection:
             known = set(connection.scalars(select(releases.c.id)))
-        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+        # Before the first one is known somebody may still be making it.
+        for folder in self._folder.glob("release-*") if known else ():
             if folder.name not in known and not self.whole(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -299,7 +303,7 @@ def _quantised(folder: Path) -> str:
 
 def drop_half_made(releases: Releases, store: IndexStore) -> None:
     """Removes the builds and releases that were interrupted while they were made, and indexes that no build knows. The
-    caller holds the lock of the nightly run, and nobody is making the first release.
+    caller holds the lock of the nightly run.
     """
     whole = {build.id for build in releases.builds() if build.state != "building"}
     for name in set(store.names()) - whole:

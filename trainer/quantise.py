@@ -1,7 +1,7 @@
 """Encoding queries with a byte for each weight: faster, and decided by what the artefacts that would serve find."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import func, select
@@ -13,9 +13,9 @@ from ..retriever.errors import Conflict, NotReady
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.releases import Releases, add_switch, drop_half_made, set_build
-from ..retriever.schema import builds, searches
+from ..retriever.schema import builds, searches, switches
 from ..retriever.schema import live as pointer
-from ..retriever.types import Release
+from ..retriever.types import Build, Release
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors, read_corpus
 from .golden import read_golden
@@ -30,14 +30,13 @@ DEPTH = 10
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`guards` compare quantised with whole queries; `same` is the share of the ten best documents that both find, for
-    `asked` queries of people or, where there are none, of documents. `switch`: the wish to go live, if it is harmless.
+    """`guards` compare quantised with whole queries; `same` is the share of the ten best documents that both find for
+    `texts`, queries of people or, where there are none, titles. `switch`: the wish to go live, if it is harmless.
     """
 
-    release: str
     guards: Sequence[Guarded]
     same: float
-    asked: int
+    texts: Sequence[str]
     switch: int | None = None
 
 
@@ -56,22 +55,28 @@ class Quantiser:
     def run(self, tolerance: float, show: Progress) -> Finding:
         """Harmless is a loss of which the 95 % interval stays above −`tolerance`.
 
-        Raises Conflict where that cannot be done, now or at all, ModelError, and InvalidInput as `read_golden` does.
+        Raises Conflict where that cannot be done, now or at all, ModelError, NoRoom, and InvalidInput as `read_golden`
+        does.
         """
         if not self._lock.acquire():
             raise Conflict(f"a nightly run or a compaction is active ({self._lock.holder()}): wait for its end")
         try:
             present = self._present()
+            self._check_time()
             drop_half_made(self._releases, self._store)
             show("quantising", 0)
             release = self._releases.quantised(present)
-            switched = False
+            build = self._releases.add_build(release.id)  # from now on no tombstone is forgotten
+            switch = None
             try:
-                found = self._tried(present, release, tolerance, show)
-                switched = found.switch is not None
-                return found
+                found, corpus, small = self._compared(present, release, tolerance, show)
+                if harmless(found.guards):
+                    switch = self._wished(build, corpus, small, found.texts, show)
+                return replace(found, switch=switch)
             finally:
-                if not switched:
+                if switch is None:
+                    self._store.drop(build.id)
+                    self._releases.forget_build(build.id)
                     self._releases.drop_unused(release.id)
         finally:
             self._lock.release()
@@ -87,9 +92,21 @@ class Quantiser:
             raise Conflict(f"{present.id} is served by torch, because its export failed: only exports can be quantised")
         return present
 
-    def _tried(self, present: Release, release: Release, tolerance: float, show: Progress) -> Finding:
+    def _check_time(self) -> None:
+        """Raises Conflict when a run or a wish is about to move the pointer."""
+        if self._releases.run_is_active():
+            raise Conflict("a nightly run was interrupted and goes on later: wait for its end")
+        if self._releases.wanted() is not None:
+            raise Conflict("another switch is asked for: wait until it is done")
+
+    def _compared(
+        self, present: Release, release: Release, tolerance: float, show: Progress
+    ) -> tuple[Finding, Corpus, Side]:
+        """What the guards say, about which documents, and the side that would serve."""
         golden = read_golden(self._recipe.golden)
         corpus = read_corpus(self._documents)
+        if not len(corpus.keys):
+            raise Conflict("there are no documents to compare by: add some first")
         vectors = corpus_vectors(
             corpus, release, self._releases, lambda share: show("embedding documents", share), keep=True
         )
@@ -105,26 +122,26 @@ class Quantiser:
         scores = None if golden is None else contest.golden(golden)
         dials = Guards(self_retrieval=tolerance, identifiers=tolerance, golden=tolerance, latency=0)
         guards = [guard for guard in contest.guards(dials, texts, scores) if guard.name != "collapse"]
-        found = Finding(release.id, guards, _same(whole, small, texts), len(texts))
-        if not harmless(guards):
-            return found
-        return Finding(found.release, guards, found.same, found.asked, self._build(corpus, small, texts, show))
+        return Finding(guards, _same(whole, small, texts), texts), corpus, small
 
-    def _build(self, corpus: Corpus, side: Side, texts: Sequence[str], show: Progress) -> int:
-        """The wish for the switch. The build is ready and wished for in one transaction: nobody else waits for it."""
+    def _wished(self, build: Build, corpus: Corpus, side: Side, texts: Sequence[str], show: Progress) -> int:
+        """The wish for the switch to a new index. It is made together with the build that is ready for it, and only if
+        nothing else went live or is about to.
+        """
         live = self._releases.live()
         assert live is not None
         self._store.check_room(len(corpus.keys), side.release.dimension, like=live.id)
-        build = self._releases.add_build(side.release.id)
         index = build_index(self._store, build.id, corpus, side, lambda share: show("building the index", share))
         try:
             show("checking the index", 0)
             check_index(index, side, side.queries(texts), self._recipe.promotion.min_recall)
         finally:
             index.close()
+        asked = select(switches.c.id).where(switches.c.state == "requested").limit(1)
         with self._database.write() as connection:
-            if connection.scalar(select(builds.c.release_id).join(pointer)) != side.release.parent:
-                raise Conflict(f"superseded: {side.release.parent} is no longer live")
+            present = connection.scalar(select(builds.c.release_id).join(pointer))
+            if present != side.release.parent or connection.scalar(asked) is not None:
+                raise Conflict(f"superseded: {side.release.parent} is no longer live, or will not be")
             set_build(connection, build.id, state="ready", revision=corpus.revision, optimized=corpus.revision)
             return add_switch(connection, build.id, "quantisation", "cli", None)
 
@@ -142,7 +159,5 @@ def harmless(guards: Sequence[Guarded]) -> bool:
 
 
 def _same(whole: Side, small: Side, texts: Sequence[str]) -> float:
-    if not texts:
-        return 1.0
     first, second = (side.shadow.query(side.queries(texts), DEPTH)[0] for side in (whole, small))
     return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(first.tolist(), second.tolist(), strict=True)]))

@@ -48,6 +48,7 @@ class Served:
 def served(
     data_dir: Path, settings_for: SettingsFor, serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Served]:
+    monkeypatch.setattr("clickloop.plugin.routes.QUICK", 60.0)  # however busy the machine is
     loop = ClickLoop(settings_for(data_dir))
     with serving(create_app(loop)) as url:
         loop.wait_until_ready()
@@ -62,6 +63,11 @@ def test_a_short_search_that_comes_alone_wakes_no_thread(served: Served) -> None
 @pytest.mark.parametrize("body", [{"query": "a" * (SHORT + 1)}, {"k": FEW + 1}, {"filter": {"colour": "red"}}])
 def test_what_may_take_longer_does_not_hold_up_the_event_loop(served: Served, body: dict[str, Any]) -> None:
     assert served.ask(**body)
+
+
+def test_where_searches_are_slow_none_holds_up_the_event_loop(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clickloop.plugin.routes.QUICK", 0.0)
+    assert served.ask()
 
 
 def test_while_others_are_under_way_a_search_does_not_hold_up_the_event_loop(served: Served) -> None:

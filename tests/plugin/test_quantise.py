@@ -94,7 +94,33 @@ def test_what_went_live_meanwhile_stays(
     with pytest.raises(Conflict, match="superseded"):
         loop.quantiser().run(1.0, lambda _step, _share: None)
     assert loop.releases.wanted() is None
+    assert {release.engine for release in loop.releases.list()} == {"onnx"}, "nothing of the attempt is left"
+    assert set(loop.store.names()) == {build.id for build in loop.releases.builds()}
     loop.close()
+
+
+def test_a_switch_that_is_asked_for_comes_first(larger: Path, settings_for: SettingsFor, here: Here) -> None:
+    loop = ClickLoop(settings_for(larger))
+    live = loop.releases.live()
+    assert live is not None
+    loop.releases.request_switch(live.id, "rollback", "test")
+    status, _, errors = here("quantise")
+    assert status == 1
+    assert "another switch is asked for" in errors
+    loop.close()
+
+
+def test_without_documents_nothing_can_be_compared(data_dir: Path, settings_for: SettingsFor, here: Here) -> None:
+    with ClickLoop(settings_for(data_dir)) as loop:
+        for page in loop.documents.snapshot(loop.documents.revision()):
+            for stored in page:
+                loop.delete_document(stored.document.id)
+        loop.wait_for(loop.documents.revision())
+    before = sorted((data_dir / "releases").iterdir())
+    status, _, errors = here("quantise")
+    assert status == 1
+    assert "no documents" in errors
+    assert sorted((data_dir / "releases").iterdir()) == before
 
 
 def test_while_a_night_is_active_it_waits_for_nobody(larger: Path, settings_for: SettingsFor, here: Here) -> None:

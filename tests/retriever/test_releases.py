@@ -63,14 +63,15 @@ def test_asking_for_what_is_live_already_changes_nothing(releases: Releases, dat
 def test_what_a_kill_left_of_a_release_is_removed_and_one_without_its_files_is_not(
     releases: Releases, tmp_path: Path
 ) -> None:
-    finished = Release("finished", None, 8, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
+    finished = Release("release-whole", None, 8, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
     releases.record(finished)
-    for name in ("finished", "half"):
+    for name in ("release-whole", "release-half", "lost+found"):
         releases.folder(name).mkdir(parents=True)
         (releases.folder(name) / "encoder.onnx").write_bytes(b"some of it")
     drop_half_made(releases, EdgeStore(tmp_path / "builds", {}))
-    assert not releases.folder("half").exists()
-    assert releases.folder("finished").exists()
+    assert not releases.folder("release-half").exists()
+    assert releases.folder("release-whole").exists()
+    assert releases.folder("lost+found").exists(), "not ours"
 
 
 def test_only_what_was_live_can_be_gone_back_to(releases: Releases, database: Database) -> None:

@@ -128,6 +128,15 @@ def open_together(paths: list[Path]) -> None:
         list(pool.map(open_it, paths))
 
 
+def test_closing_also_closes_what_other_threads_had_open(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'clickloop.db'}")
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: database.revision(), range(4))) == [0] * 4
+        assert database.revision() == 0
+        database.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["clickloop.db"], "the last one to close removes the log"
+
+
 def test_threads_can_open_a_new_database_at_once(tmp_path: Path) -> None:
     whole = tmp_path / "alone.db"
     Database(f"sqlite:///{whole}").close()
