@@ -33,6 +33,7 @@ from clickloop.retriever.releases import set_build
 
 KEY = "a-key-for-the-soak"
 COMPACT_AFTER = 1000
+MAX_PAIRS = 2000  # all that half of an hour teaches would be trained on for longer than the soak lasts
 WRITTEN = 400  # ids that are written and deleted
 PAUSE_SECONDS = 0.02  # between two searches of a client
 
@@ -127,6 +128,7 @@ def service(folder: Path) -> Iterator[tuple[int, Api]]:
         "CLICKLOOP_ADMIN_KEY": KEY,
         "CLICKLOOP_SCHEDULE__ENABLED": "false",
         "CLICKLOOP_COMPACT_AFTER": str(COMPACT_AFTER),
+        "CLICKLOOP_TRAINING__MAX_PAIRS": str(MAX_PAIRS),
     }
     command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", "0", "--data-dir", str(folder)]
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as server:
