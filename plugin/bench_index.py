@@ -18,7 +18,7 @@ import numpy as np
 
 from ..retriever.building import BATCH, Batch, make_index
 from ..retriever.documents import Documents
-from ..retriever.releases import finish_switch, set_build
+from ..retriever.pointer import finish_switch, set_build
 from ..retriever.search import Live, OpenBuild, Searcher
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Build, Document, Keys, Release, Vectors

@@ -17,7 +17,8 @@ from .documents import Documents
 from .encoder import Encoder, open_corpus_encoder
 from .index import IndexStore
 from .locks import Lock
-from .releases import Releases, add_switch, drop_half_made, set_build
+from .pointer import add_switch, set_build
+from .releases import Releases, drop_half_made
 from .types import Build, Keys, Release, StoredDocument, Vectors
 from .vectors import Newest, scratch
 

@@ -8,7 +8,8 @@ from sqlalchemy import Connection
 from .database import Database
 from .documents import changes
 from .encoder import Encoder, encode_ahead
-from .releases import Releases, set_build
+from .pointer import set_build
+from .releases import Releases
 from .search import OpenBuild
 from .types import Document, StoredDocument, Vectors
 

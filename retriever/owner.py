@@ -21,15 +21,8 @@ from .first_release import Paths, first_release
 from .index import IndexStore
 from .indexer import STEP, Indexer
 from .locks import Lock
-from .releases import (
-    Releases,
-    Switch,
-    drop_challenger,
-    drop_half_made,
-    finish_switch,
-    set_build,
-    show_step,
-)
+from .pointer import Switch, drop_challenger, finish_switch, set_build, show_step
+from .releases import Releases, drop_half_made
 from .search import Live, OpenBuild
 from .types import Build
 

@@ -1,4 +1,4 @@
-"""Releases, builds and the pointer that says which build answers queries."""
+"""Releases and their builds."""
 
 import dataclasses
 import logging
@@ -8,21 +8,20 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from .database import Database
 from .encoder import EXPORT, QUANTISED, TEMPLATE, WHOLE, export_artefacts, quantise
-from .errors import Conflict, ModelError, NoRoom, NotFound
+from .errors import ModelError, NoRoom, NotFound
 from .index import IndexStore
-from .ledger import append
 from .model import sha256
+from .pointer import Switch, add_switch, switch_columns
 from .prompts import prompts_of
-from .schema import builds, challenger, counted, live, releases, runs, switches
+from .schema import builds, challenger, live, releases, runs, switches
 from .types import Build, Release
 from .vectors import VectorLog
 
@@ -31,18 +30,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """A wish to make a build the live one, and what became of it."""
-
-    id: int
-    build_id: str
-    reason: str
-    run_id: str | None
-    state: str
-    error: str | None
 
 
 class Releases:
@@ -76,21 +63,21 @@ class Releases:
             engine = export_artefacts(model, folder)
             if quantised and engine == WHOLE:
                 engine = _quantised(folder)
-        query_prompt, document_prompt = prompts_of("", model.prompts or {})
-        release = Release(
-            id=release_id,
-            parent=parent,
-            dimension=int(model.get_embedding_dimension() or 0),
-            template=TEMPLATE,
-            query_prompt=query_prompt,
-            document_prompt=document_prompt,
-            max_tokens=int(model.max_seq_length or 512),
-            engine=engine,
-            checksums={},
-            lineage=dict(lineage),
-            created_at=time.time(),
-        )
-        return self._finish(release)
+            query_prompt, document_prompt = prompts_of("", model.prompts or {})
+            release = Release(
+                id=release_id,
+                parent=parent,
+                dimension=int(model.get_embedding_dimension() or 0),
+                template=TEMPLATE,
+                query_prompt=query_prompt,
+                document_prompt=document_prompt,
+                max_tokens=int(model.max_seq_length or 512),
+                engine=engine,
+                checksums={},
+                lineage=dict(lineage),
+                created_at=time.time(),
+            )
+            return self._finish(release)
 
     def quantised(self, release: Release) -> Release:
         """A release of the same model whose queries are encoded with a byte for each weight, with all document vectors,
@@ -267,19 +254,19 @@ class Releases:
 
     def switch(self, switch_id: int) -> Switch:
         with self._database.read() as connection:
-            row = connection.execute(_switch_columns().where(switches.c.id == switch_id)).one()
+            row = connection.execute(switch_columns().where(switches.c.id == switch_id)).one()
         return Switch(*row)
 
     def switch_of_run(self, run_id: str) -> Switch | None:
         """The newest wish that belongs to this run."""
-        statement = _switch_columns().where(switches.c.run_id == run_id).order_by(switches.c.id.desc()).limit(1)
+        statement = switch_columns().where(switches.c.run_id == run_id).order_by(switches.c.id.desc()).limit(1)
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
         return None if row is None else Switch(*row)
 
     def wanted(self) -> Switch | None:
         """The oldest wish that nobody has answered."""
-        statement = _switch_columns().where(switches.c.state == "requested").order_by(switches.c.id).limit(1)
+        statement = switch_columns().where(switches.c.state == "requested").order_by(switches.c.id).limit(1)
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
         return None if row is None else Switch(*row)
@@ -314,117 +301,6 @@ def drop_half_made(releases: Releases, store: IndexStore) -> None:
     releases.drop_half_made()
 
 
-def add_switch(connection: Connection, build_id: str, reason: str, requested_by: str, run_id: str | None) -> int:
-    row = {
-        "build_id": build_id,
-        "reason": reason,
-        "run_id": run_id,
-        "requested_by": requested_by,
-        "requested_at": time.time(),
-        "state": "requested",
-    }
-    return int(connection.execute(switches.insert().returning(switches.c.id), row).scalar_one())
-
-
-def set_build(connection: Connection, build_id: str, **values: object) -> None:
-    connection.execute(builds.update().where(builds.c.id == build_id).values(**values))
-
-
-def drop_challenger(connection: Connection) -> None:
-    """Ends the challenger; its build is left to the owner for removal."""
-    build_id = end_challenger(connection, "ended")
-    if build_id is not None:
-        set_build(connection, build_id, state="rejected")
-
-
-def end_challenger(connection: Connection, state: str) -> str | None:
-    """Nobody follows it any more; its build, if it has one, stays as it is. Returns that."""
-    row = connection.execute(select(challenger.c.run_id, challenger.c.build_id)).one_or_none()
-    if row is None:
-        return None
-    append(connection, "challenger", run=row.run_id, state=state)
-    connection.execute(challenger.delete())
-    connection.execute(counted.delete().where(counted.c.run_id == row.run_id))
-    return None if row.build_id is None else str(row.build_id)
-
-
-def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
-    """Moves the pointer to the switch's build, or notes why not, and says so in the run that wished for it; the
-    caller's transaction holds it together. Raises Conflict as `check_champion` does.
-    """
-    values: dict[str, object] = {"finished_at": time.time(), "error": error}
-    wish = connection.execute(select(switches).where(switches.c.id == switch_id)).one()
-    if error is None:
-        if wish.reason == "promotion":
-            check_champion(connection, wish.run_id)
-        values["former_build_id"] = _move_pointer(connection, str(wish.build_id), wish.reason)
-    elif wish.reason in ("compaction", "quantisation"):
-        set_build(connection, wish.build_id, state="rejected")  # nobody else waits for it
-    state = "done" if error is None else "refused"
-    connection.execute(switches.update().where(switches.c.id == switch_id).values(state=state, **values))
-    append(
-        connection,
-        "switch",
-        build=wish.build_id,
-        release=connection.scalar(select(builds.c.release_id).where(builds.c.id == wish.build_id)),
-        former=values.get("former_build_id"),
-        reason=wish.reason,
-        run=wish.run_id,
-        by=wish.requested_by,
-        state=state,
-    )
-    if wish.run_id is not None:
-        settle_run(connection, wish.run_id, error)
-
-
-def _move_pointer(connection: Connection, build_id: str, reason: str) -> str | None:
-    """Returns the build that was live before. Raises Conflict when a compaction is of a release that is not live."""
-    former = connection.execute(select(builds.c.id, builds.c.release_id).join(live, live.c.build_id == builds.c.id))
-    row = former.one_or_none()
-    if row is None:
-        connection.execute(live.insert(), {"id": 1, "build_id": build_id})
-    elif row.id != build_id:
-        release_id = connection.scalar(select(builds.c.release_id).where(builds.c.id == build_id))
-        if reason == "compaction" and row.release_id != release_id:
-            raise Conflict(f"superseded: {build_id} is a new index of {release_id}, but {row.release_id} is live now")
-        connection.execute(live.update().values(build_id=build_id))
-        # A former build of the same release answers nothing that the new one does not: nobody goes back to it.
-        set_build(connection, row.id, state="rejected" if row.release_id == release_id else "retired")
-        if row.release_id != release_id:
-            drop_challenger(connection)  # it was compared with another champion
-    set_build(connection, build_id, state="ready")  # also the challenger's own, which has won
-    return None if row is None else str(row.id)
-
-
-def check_champion(connection: Connection, run_id: str) -> None:
-    """Raises Conflict when what is live now is not what the candidate of this run was compared with."""
-    details = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
-    champion = details.get("lineage", {}).get("champion")
-    present = connection.scalar(select(builds.c.release_id).join(live, live.c.build_id == builds.c.id))
-    if champion is not None and present != champion:
-        raise Conflict(f"superseded: the candidate of {run_id} won against {champion}, but {present} is live now")
-
-
-def show_step(database: Database, run_id: str | None, step: str) -> None:
-    """Says what the owner does now in the run that asked for the switch; one that waits for an admin keeps its step."""
-    if run_id is not None:
-        with database.write() as connection:
-            connection.execute(
-                runs.update().where(runs.c.id == run_id, runs.c.state == "running").values(step=step, progress=0.0)
-            )
-
-
-def settle_run(connection: Connection, run_id: str, error: str | None) -> None:
-    """A run whose build went live is promoted; one whose build could not is rejected with the reason."""
-    reasons = connection.scalar(select(runs.c.reasons).where(runs.c.id == run_id)) or []
-    values: dict[str, object] = {"outcome": "promoted" if error is None else "rejected"}
-    if error is not None:
-        values["reasons"] = [*reasons, f"the switch was refused: {error}"]
-    connection.execute(runs.update().where(runs.c.id == run_id).values(values))
-    waiting = (runs.c.id == run_id) & (runs.c.state == "waiting")
-    connection.execute(runs.update().where(waiting).values(state="finished", finished_at=time.time()))
-
-
 def new_id(kind: str) -> str:
     """Sortable by time and safe as a file name."""
     return f"{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
@@ -438,8 +314,3 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def _switch_columns() -> Any:
-    c = switches.c
-    return select(c.id, c.build_id, c.reason, c.run_id, c.state, c.error)

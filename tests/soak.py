@@ -29,7 +29,7 @@ from clickloop.plugin.settings import Schedule, Settings
 from clickloop.retriever.building import make_index
 from clickloop.retriever.encoder import load_model
 from clickloop.retriever.ledger import entries, verify
-from clickloop.retriever.releases import set_build
+from clickloop.retriever.pointer import set_build
 
 KEY = "a-key-for-the-soak"
 COMPACT_AFTER = 1000

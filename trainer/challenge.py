@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from ..retriever.database import Database
 from ..retriever.ledger import append
-from ..retriever.releases import drop_challenger, end_challenger
+from ..retriever.pointer import drop_challenger, end_challenger
 from ..retriever.schema import challenger, counted
 from ..retriever.search import against
 from .gate import Challenger, Sample

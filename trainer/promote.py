@@ -7,7 +7,8 @@ from ..retriever.database import Database
 from ..retriever.encoder import truncated
 from ..retriever.index import Index, IndexStore
 from ..retriever.owner import Owner, await_switch
-from ..retriever.releases import Releases, set_build
+from ..retriever.pointer import set_build
+from ..retriever.releases import Releases
 from ..retriever.types import Vectors
 from .challenge import Challengers
 from .contest import Side

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from ..retriever.database import Database
 from ..retriever.documents import Documents
@@ -12,7 +12,8 @@ from ..retriever.encoder import QUANTISED, WHOLE, open_encoder
 from ..retriever.errors import Conflict, NotReady
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
-from ..retriever.releases import Releases, add_switch, drop_half_made, set_build
+from ..retriever.pointer import add_switch, set_build
+from ..retriever.releases import Releases, drop_half_made
 from ..retriever.schema import builds, searches, switches
 from ..retriever.schema import live as pointer
 from ..retriever.types import Build, Release
@@ -146,10 +147,10 @@ class Quantiser:
             return add_switch(connection, build.id, "quantisation", "cli", None)
 
     def _queries(self) -> list[str]:
-        """The newest of people's different queries."""
-        newest = select(searches.c.query).group_by(searches.c.query).order_by(func.max(searches.c.seq).desc())
+        """The different ones of people's newest queries."""
+        newest = select(searches.c.query).order_by(searches.c.seq.desc()).limit(ASKED)
         with self._database.read() as connection:
-            return list(connection.scalars(newest.limit(ASKED)))
+            return list(dict.fromkeys(connection.scalars(newest)))
 
 
 def harmless(guards: Sequence[Guarded]) -> bool:

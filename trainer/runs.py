@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, func, or_, select, union
 from ..retriever.database import Database
 from ..retriever.errors import Conflict, NotFound
 from ..retriever.ledger import append
-from ..retriever.releases import add_switch, check_champion, new_id, set_build
+from ..retriever.pointer import add_switch, check_champion, set_build
+from ..retriever.releases import new_id
 from ..retriever.schema import builds, challenger, live, looks, runs, switches
 from .gate import Decision
 from .snapshot import Bounds

@@ -12,7 +12,7 @@ from clickloop.plugin.settings import Settings
 from clickloop.retriever.encoder import load_model, open_encoder
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.ledger import verify
-from clickloop.retriever.releases import add_switch, finish_switch
+from clickloop.retriever.pointer import add_switch, finish_switch
 from clickloop.retriever.types import Document
 from clickloop.trainer import quantise as quantising
 
@@ -43,7 +43,8 @@ def test_where_too_little_can_be_asked_nothing_changes(data_dir: Path, settings_
 def test_a_loss_beyond_the_tolerance_keeps_fp32(larger: Path, settings_for: SettingsFor, here: Here) -> None:  # noqa: ARG001
     status, said, _ = here("quantise", "--tolerance", "0")
     assert status == 3, said
-    assert "is broken" in said
+    assert "guard self-retrieval is broken" in said
+    assert "fp32 as before" in said
 
 
 def test_harmless_queries_go_live_documents_stay_and_a_rollback_undoes_it(

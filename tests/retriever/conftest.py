@@ -1,16 +1,24 @@
-"""Every index behind the seam, for the tests of the contract."""
+"""Every index behind the seam, for the tests of the contract; a release of the tiny model."""
 
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from qdrant_client import QdrantClient
 
+from clickloop.retriever.database import Database
 from clickloop.retriever.edge import EdgeStore
+from clickloop.retriever.encoder import OnnxEncoder, load_model
 from clickloop.retriever.index import Index, IndexStore
 from clickloop.retriever.qdrant import QdrantStore
+from clickloop.retriever.releases import Releases
+from clickloop.retriever.types import Release
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 PAYLOAD_INDEXES = {
     "language": "keyword",
@@ -43,3 +51,34 @@ def index(store: IndexStore) -> Iterator[Index]:
     made = store.create("build", 4)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model: Path) -> "SentenceTransformer":
+    """The tiny model with prompts, as retrieval models have them."""
+    loaded = load_model(str(tiny_model))
+    loaded.prompts = {"query": "ask ", "document": "read "}
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
+    folder = tmp_path_factory.mktemp("encoder")
+    database = Database(f"sqlite:///{folder / 'clickloop.db'}")
+    yield Releases(database, folder / "releases")
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def release(releases: Releases, model: "SentenceTransformer") -> Release:
+    return releases.make(model, parent=None, lineage={"model": "tiny"})
+
+
+@pytest.fixture(scope="session")
+def folder(releases: Releases, release: Release) -> Path:
+    return releases.folder(release.id)
+
+
+@pytest.fixture(scope="session")
+def encoder(folder: Path, release: Release) -> OnnxEncoder:
+    return OnnxEncoder(folder, release, threads=1)

@@ -7,7 +7,8 @@ import pytest
 from clickloop.retriever.database import Database
 from clickloop.retriever.edge import EdgeStore
 from clickloop.retriever.errors import Conflict, NotFound
-from clickloop.retriever.releases import Releases, drop_half_made, finish_switch, set_build
+from clickloop.retriever.pointer import finish_switch, set_build
+from clickloop.retriever.releases import Releases, drop_half_made
 from clickloop.retriever.schema import releases as table
 from clickloop.retriever.schema import runs
 from clickloop.retriever.types import Release

@@ -8,7 +8,8 @@ from sqlalchemy import select
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.errors import Conflict, NotFound
-from clickloop.retriever.releases import Releases, finish_switch
+from clickloop.retriever.pointer import finish_switch
+from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import looks
 from clickloop.retriever.types import Release
 from clickloop.trainer.gate import Decision, Sample
