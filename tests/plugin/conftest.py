@@ -174,7 +174,7 @@ def lesson_settings(tiny_model: Path) -> LessonSettings:
         data_dir=folder,
         model=str(tiny_model),
         schedule=Schedule(enabled=False),
-        training=FineTuning(epochs=5, batch_size=8, learning_rate=5e-3, max_tokens=16),
+        training=FineTuning(epochs=3, batch_size=8, learning_rate=5e-3, max_tokens=16),
     )
 
 
