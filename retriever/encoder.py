@@ -63,15 +63,17 @@ class OnnxEncoder:
     """Encodes with the exported model; safe to use from several threads. Documents are always encoded in fp32."""
 
     def __init__(self, folder: Path, release: Release, threads: int = 0) -> None:
-        """`threads` for one call; 0 takes all cores. Raises ModelError when an artefact is missing or damaged."""
-        self._model = _Onnx(folder, release, EXPORT, threads)
+        """`threads` for all calls; 0 takes all cores. Raises ModelError when an artefact is missing or damaged."""
+        threads = threads or os.cpu_count() or 1
+        quantised = release.engine == QUANTISED
+        model = self._model = _Onnx(folder, release, EXPORT, threads, queries=not quantised)
         self._release = release
-        if release.engine == QUANTISED:
-            small = _Onnx(folder, release, SMALL_EXPORT, threads)
+        if quantised:
+            small = _Onnx(folder, release, SMALL_EXPORT, threads, queries=True)
             # One by one: the scales of a call come from all that is in it, so that company would change a vector.
-            self._queries = QueryEncoder(small.query_tokens, len, small.encode, most=1)
+            self._queries = QueryEncoder(small.query_tokens, len, small.encode, small.encode_beside, threads, most=1)
         else:
-            self._queries = QueryEncoder(self._model.query_tokens, len, self._model.encode)
+            self._queries = QueryEncoder(model.query_tokens, len, model.encode, model.encode_beside, threads)
 
     def query(self, text: str) -> Vectors:
         return self._queries.query(text)
@@ -89,19 +91,14 @@ class _Onnx:
     it: in a circle the 100 MB of a retired release stay until some full garbage collection.
     """
 
-    def __init__(self, folder: Path, release: Release, export: str, threads: int) -> None:
+    def __init__(self, folder: Path, release: Release, export: str, threads: int, queries: bool) -> None:
+        """`queries` readies it for calls beside each other."""
         for name in (export, "tokenizer.json"):
             check_sha256(folder / name, release.checksums.get(name, ""))
-        options = onnxruntime.SessionOptions()
-        # Between the parts of a call they spin, which takes a tenth off a query. By default they go on for a second or
-        # more after its end, on the cores that answer.
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
-        options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(folder / export), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _session(folder / export, threads)
+            # A session has its threads for life: calls on one core beside each other need one of their own.
+            self._narrow = _session(folder / export, 1) if queries and threads > 1 else self._session
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:
             raise ModelError(f"release {release.id} cannot be loaded from {folder}: {error}") from error
@@ -117,14 +114,33 @@ class _Onnx:
         return found
 
     def encode(self, encodings: list[Encoding]) -> Vectors:
-        width = max(len(encoding.ids) for encoding in encodings)
-        ids = np.zeros((len(encodings), width), dtype=np.int64)
-        mask = np.zeros((len(encodings), width), dtype=np.int64)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
-        (vectors,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
-        return unit(vectors)
+        """On all cores, in one call at a time."""
+        return _encoded(self._session, encodings)
+
+    def encode_beside(self, encodings: list[Encoding]) -> Vectors:
+        """On one core, beside other calls."""
+        return _encoded(self._narrow, encodings)
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Between the parts of a call they spin, which takes a tenth off a query. By default they go on for a second or
+    # more after its end, on the cores that answer.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _encoded(session: onnxruntime.InferenceSession, encodings: list[Encoding]) -> Vectors:
+    width = max(len(encoding.ids) for encoding in encodings)
+    ids = np.zeros((len(encodings), width), dtype=np.int64)
+    mask = np.zeros((len(encodings), width), dtype=np.int64)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = encoding.ids
+        mask[row, : len(encoding.ids)] = 1
+    (vectors,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    return unit(vectors)
 
 
 class TorchEncoder:

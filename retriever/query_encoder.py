@@ -1,4 +1,9 @@
-"""Encoding queries: those that come again are remembered, and those that wait for the encoder share its next call."""
+"""Encoding queries: those that come again are remembered, one that comes alone has all cores, and those that wait share
+calls, one for each core.
+
+A call that is spread over cores ends sooner and takes more of their time in all: two calls at once with a core each
+encode 1.3 (fp32) to 1.8 (int8) times as many queries as one call after the other with two cores.
+"""
 
 import threading
 from collections import OrderedDict
@@ -21,14 +26,16 @@ class _Waiting(Generic[T]):
     """A query in the queue; `turn` is held until it is encoded or is the next to call the encoder."""
 
     item: T
+    alone: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock)
     vector: Vectors | None = None
     error: BaseException | None = None
 
 
 class QueryEncoder(Generic[T]):
-    """A query that finds the encoder idle is encoded at once, alone; whoever comes meanwhile waits, and the first of
-    them calls the encoder next, for itself and those of like length.
+    """A query that finds the encoder idle is encoded at once, with all cores. Whoever comes meanwhile gets a lane of
+    its own as long as one is free, and waits when none is: the first of those who wait calls the encoder next, for
+    itself and others of like length.
     """
 
     def __init__(
@@ -36,15 +43,20 @@ class QueryEncoder(Generic[T]):
         prepare: Callable[[str], T],
         length: Callable[[T], int],
         run: Callable[[list[T]], Vectors],
+        beside: Callable[[list[T]], Vectors] | None = None,
+        lanes: int = 1,
         most: int = MOST,
         remembered: int = REMEMBERED_BYTES,
     ) -> None:
-        """`run` encodes up to `most` prepared texts, one row each."""
-        self._prepare, self._length, self._run, self._most = prepare, length, run, most
+        """`run` and `beside` encode up to `most` prepared texts, one row each: `run` when nothing else is encoded,
+        `beside` in up to `lanes` calls at once.
+        """
+        self._prepare, self._length, self._run, self._beside = prepare, length, run, beside or run
+        self._lanes, self._most = lanes, most
         self._cache = _Cache(remembered)
         self._lock = threading.Lock()
         self._queue: list[_Waiting[T]] = []
-        self._busy = False
+        self._calls = 0
 
     def query(self, text: str) -> Vectors:
         """One vector that nobody can change."""
@@ -58,11 +70,13 @@ class QueryEncoder(Generic[T]):
     def _encoded(self, item: T) -> Vectors:
         mine = _Waiting(item)
         with self._lock:
-            waits = self._busy
+            waits = self._calls == self._lanes
             if waits:
                 mine.turn.acquire()
                 self._queue.append(mine)
-            self._busy = True
+            else:
+                mine.alone = self._calls == 0
+                self._calls += 1
         if waits:
             mine.turn.acquire()  # until somebody releases it
         if mine.vector is None and mine.error is None:
@@ -76,23 +90,25 @@ class QueryEncoder(Generic[T]):
         with self._lock:
             others = self._like(first)
         together = [first, *others]
+        run = self._run if first.alone else self._beside
         try:
-            for one, vector in zip(together, self._run([one.item for one in together]), strict=True):
+            for one, vector in zip(together, run([one.item for one in together]), strict=True):
                 one.vector = vector.copy()  # a row would keep all of them in memory
         except BaseException as error:
             for one in together:  # nobody may wait for ever
                 one.error = error
         with self._lock:
             following = self._queue.pop(0) if self._queue else None
-            self._busy = following is not None
+            if following is None:
+                self._calls -= 1
         for one in (*others, *([] if following is None else [following])):
             one.turn.release()
 
     def _like(self, first: _Waiting[T]) -> list[_Waiting[T]]:
-        """Takes from the queue who shares the call, the ones that waited longest first."""
+        """Takes from the queue who shares the call, those that waited longest first, and leaves other lanes theirs."""
         tokens = self._length(first.item)
         like = [one for one in self._queue if tokens / LIKE <= self._length(one.item) <= tokens * LIKE]
-        chosen = like[: self._most - 1]
+        chosen = like[: min(-(-len(like) // self._lanes), self._most - 1)]
         self._queue = [one for one in self._queue if one not in chosen]
         return chosen
 

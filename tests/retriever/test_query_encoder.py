@@ -29,7 +29,7 @@ class Model:
 
 
 def encoder(run: Callable[[list[str]], Vectors], most: int = 8, remembered: int = 1 << 20) -> QueryEncoder[str]:
-    return QueryEncoder(str, len, run, most, remembered)
+    return QueryEncoder(str, len, run, most=most, remembered=remembered)
 
 
 def ask_while_busy(model: Model, texts: list[str], most: int = 8) -> list[Future[Vectors]]:
@@ -101,3 +101,71 @@ def test_what_is_remembered_is_bounded_and_what_was_used_last_stays() -> None:
     for text in ("one", "three", "four", "two"):
         queries.query(text)
     assert model.calls == [["two"]]
+
+
+class Lanes(Model):
+    """Encodes in two calls at once too, of which the slow one ends when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lanes: list[list[str]] = []
+        self.end = threading.Event()
+
+    def beside(self, texts: list[str]) -> Vectors:
+        self.lanes.append(texts)
+        if "slow" in texts:
+            assert self.end.wait(PATIENCE_SECONDS)
+        return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+
+def test_who_comes_while_a_lane_is_free_does_not_wait_and_the_others_are_shared_out() -> None:
+    model = Lanes()
+    queries = QueryEncoder(str, len, model.run, model.beside, lanes=2)
+    with ThreadPoolExecutor(7) as threads:
+        first = threads.submit(queries.query, "first")
+        assert model.begun.wait(PATIENCE_SECONDS)
+        assert float(threads.submit(queries.query, "second").result(PATIENCE_SECONDS)[0]) == 6
+        slow = threads.submit(queries.query, "slow")
+        while model.lanes != [["second"], ["slow"]]:
+            pass
+        waiting = [threads.submit(queries.query, text) for text in ("aaaa", "bbbb", "cccc", "dddd")]
+        while len(queries._queue) < 4:
+            pass
+        model.go_on.set()
+        assert [float(one.result(PATIENCE_SECONDS)[0]) for one in waiting] == [4, 4, 4, 4]
+        assert not slow.done()
+        model.end.set()
+    assert float(first.result()[0]) == 5
+    assert model.calls == [["first"]]
+    assert list(map(len, model.lanes)) == [1, 1, 3, 1]  # of four that wait one calls, and takes half of the others
+
+
+def test_a_query_that_is_alone_again_gets_all_cores() -> None:
+    model = Lanes()
+    model.go_on.set()
+    model.end.set()
+    queries = QueryEncoder(str, len, model.run, model.beside, lanes=2)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(queries.query, ["a", "bb", "ccc", "dddd"]))
+    queries.query("alone")
+    assert model.calls[-1] == ["alone"]
+
+
+def test_a_lane_that_fails_fails_only_those_who_shared_it() -> None:
+    model = Lanes()
+
+    def beside(texts: list[str]) -> Vectors:
+        if "broken" in texts:
+            raise ValueError("broken")
+        return model.run(texts)
+
+    queries = QueryEncoder(str, len, model.run, beside, lanes=2)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(queries.query, "first")
+        assert model.begun.wait(PATIENCE_SECONDS)
+        for _ in range(3):  # a lane that is lost would be missed
+            with pytest.raises(ValueError, match="broken"):
+                threads.submit(queries.query, "broken").result(PATIENCE_SECONDS)
+        model.go_on.set()
+    assert float(first.result()[0]) == 5
+    assert float(queries.query("after")[0]) == 5
