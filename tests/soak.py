@@ -36,6 +36,7 @@ COMPACT_AFTER = 1000
 MAX_PAIRS = 2000  # all that half of an hour teaches would be trained on for longer than the soak lasts
 WRITTEN = 400  # ids that are written and deleted
 PAUSE_SECONDS = 0.02  # between two searches of a client
+LAST_SECONDS = 60  # alone after the last switch, at least
 
 
 class Load:
@@ -197,14 +198,14 @@ def main(minutes: float, documents: int) -> int:
         clients = [load.repeat(load.search, PAUSE_SECONDS, seed) for seed in range(2)]
         clients.append(load.repeat(load.write, 0.1, 9))
 
-        def wait(share: float, phase: str) -> None:
+        def wait(share: float, phase: str, least: float = 0.0) -> None:
             load.phase = phase
-            time.sleep(max(0.0, began + share * seconds - time.monotonic()))
+            time.sleep(max(least, began + share * seconds - time.monotonic()))
+            report[f"memory, MiB: {phase}"] = round(memory(pid))
 
         try:
             wait(0.2, "warming up")
             wait(0.3, "alone")
-            report["memory, MiB: warm"] = round(memory(pid))
             load.phase = "a promotion"  # before the night, which removes what is ready and nobody waits for
             promotion = watcher.releases.request_switch(second, "promotion", "soak")
             until(lambda: watcher.releases.switch(promotion).state != "requested", 300)
@@ -212,17 +213,17 @@ def main(minutes: float, documents: int) -> int:
             load.phase = "a nightly run"
             run = api.call("POST", "/v1/runs")["id"]
             until(lambda: api.call("GET", f"/v1/runs/{run}")["state"] == "finished", max(3600.0, seconds))
+            report["memory, MiB: after the night"] = round(memory(pid))
             report["night"] = api.call("GET", f"/v1/runs/{run}")["decision"]
             load.phase = "switches"
             until(lambda: any(one[0] == "compaction" for one in moved(watcher)), max(1200.0, seconds))
             api.call("POST", f"/v1/releases/{first}/activate")
             until(lambda: moved(watcher)[-1][0] == "rollback", 300)
-            wait(1.0, "alone, later")
+            wait(1.0, "alone, later", LAST_SECONDS)
         finally:
             load.done.set()
             for client in clients:
                 client.join()
-        report["memory, MiB: end"] = round(memory(pid))
         report["switches"] = [" ".join(one) for one in moved(watcher)]
     watcher.close()
     wrong = load.errors + check(settings, load) + [one for one in report["switches"] if not one.endswith("done")]

@@ -1,7 +1,9 @@
 """The live index is made anew when it has worn: nothing is lost, and nobody's answers change."""
 
+import gc
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -238,3 +240,15 @@ def test_stored_vectors_of_former_documents_are_dropped(loop: ClickLoop, monkeyp
     compacted(loop)
     until(lambda: not stored.worn(loop.documents.count()))
     assert np.array_equal(stored.newest().keys, loop.documents.keys())
+
+
+def test_what_was_live_is_gone_when_it_is_retired(loop: ClickLoop) -> None:
+    """The first build too, whose model takes hundreds of MB; without waiting for a garbage collection."""
+    former = weakref.ref(loop.live.current())  # type: ignore[arg-type]
+    loop.search("a k", k=5)
+    gc.disable()
+    try:
+        compacted(loop)
+        until(lambda: former() is None)
+    finally:
+        gc.enable()
