@@ -48,7 +48,7 @@ def training(say: Callable[[str], None], given: "Given") -> "Rows":
     os.environ["TQDM_DISABLE"] = "1"
     settings = read_settings()
     recipe, name = settings.recipe, find_model(settings.model)
-    dials, exam = recipe.training, _exam(given)
+    dials, exam = recipe.training.model_copy(update={"soup": 1}), _exam(given)  # one training against one
     say("encoding with the model before training")
     base = load_model(name)
     vectors = encode(base, exam.texts, MAX_TOKENS)

@@ -14,11 +14,17 @@ import orjson
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.types import Document, Event, Search, Shown, Who
+from clickloop.trainer.recipe import FineTuning
 from clickloop.trainer.runs import Run
 
 TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digit i in documents
 FILLERS = "klmnopqrstuvwxyz"
 SEARCHES = 1200
+# A recipe for a tiny model: many small steps, in one training.
+RECIPE = FineTuning(epochs=3, soup=1, batch_size=8, learning_rate=5e-3, max_tokens=16)
+RECIPE_VARIABLES = {
+    f"CLICKLOOP_TRAINING__{name.upper()}": str(value) for name, value in RECIPE.model_dump(exclude_unset=True).items()
+}
 LessonSettings = Callable[[Path], Settings]
 
 

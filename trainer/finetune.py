@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ..retriever.encoder import best_device, has_bfloat16, load_model
 from ..retriever.errors import ModelError
 from .mine import Triplet
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 2  # epochs without a better ranking on the development split
 DISTRACTORS = 500  # texts of the training split among which those of the development split must be found
 GROUP = 24  # texts of like length that a CPU encodes together: more add padding, fewer gradients of all embeddings
+TRAINED, CURVE = "trained", "curve.json"  # in the folder of a training: its model, and there its curve
 CHOOSES = "eval_development_cosine_ndcg@10"
 
 
@@ -34,10 +37,53 @@ def finetune(
     seed: int,
     progress: Callable[[float], None],
 ) -> tuple["SentenceTransformer", list[dict[str, float]]]:
-    """The tuned model and its training curve (epoch, and loss of the training or nDCG@10 on the development split).
+    """The tuned model and the curve of its first training: epoch, and loss or nDCG@10 on the development split.
 
-    Weighted multiple-negatives ranking (Henderson et al. 2017) in both directions; keeps the epoch that ranks the
-    development split best. Resumes from the newest checkpoint in `work`.
+    A model soup (Wortsman et al. 2022): the mean of the weights of `dials.soup` trainings with the pairs in different
+    orders, which learn the same of what is right and different things of what is wrong. Resumes from `work`: trainings
+    that are finished stay so, and another one goes on from its newest checkpoint.
+    """
+    folders = [work / str(number) for number in range(dials.soup)]
+    for number, folder in enumerate(folders):
+        if not (folder / TRAINED).exists():
+            model, curve = _train(
+                model_folder,
+                training,
+                development,
+                folder,
+                dials,
+                prompts=prompts,
+                seed=seed * dials.soup + number,
+                progress=lambda share, done=number: progress((done + share) / dials.soup),  # type: ignore[misc]
+            )
+            _keep(model, curve, folder)
+    curve = orjson.loads((folders[0] / TRAINED / CURVE).read_bytes())
+    return mixed({folder / TRAINED: 1 / dials.soup for folder in folders}), curve
+
+
+def _keep(model: "SentenceTransformer", curve: list[dict[str, float]], folder: Path) -> None:
+    """In a folder that appears complete or not at all; the checkpoints are of no more use."""
+    partial = folder / f"{TRAINED}.part"
+    model.save(str(partial))
+    (partial / CURVE).write_bytes(orjson.dumps(curve))
+    partial.replace(folder / TRAINED)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _train(
+    model_folder: Path,
+    training: Sequence[Triplet],
+    development: Sequence[Triplet],
+    work: Path,
+    dials: FineTuning,
+    *,
+    prompts: Mapping[str, str],
+    seed: int,
+    progress: Callable[[float], None],
+) -> tuple["SentenceTransformer", list[dict[str, float]]]:
+    """Weighted multiple-negatives ranking (Henderson et al. 2017) in both directions; keeps the epoch that ranks the
+    development split best.
     """
     import torch
     from datasets import disable_progress_bars
@@ -69,16 +115,16 @@ def finetune(
     return model, _curve(trainer.state.log_history)
 
 
-def between(start_folder: Path, trained_folder: Path, share: float) -> "SentenceTransformer":
-    """The model this share of the way from the weights in the first folder to those in the second, which forgets less
-    of what nobody searched than the second (Wortsman et al. 2022).
-    """
+def mixed(shares: Mapping[Path, float]) -> "SentenceTransformer":
+    """The model whose weights are the mean of those in the folders, by shares that sum to 1 (Wortsman et al. 2022)."""
     import torch
 
-    start, model = load_model(str(start_folder)).state_dict(), load_model(str(trained_folder))
+    models = {folder: load_model(str(folder)) for folder in shares}
+    states = [(models[folder].state_dict(), share) for folder, share in shares.items()]
+    model = load_model(str(next(iter(shares))))
     with torch.no_grad():
-        for name, trained in model.named_parameters():
-            trained.copy_(start[name].to(trained).lerp(trained, share))
+        for name, weights in model.named_parameters():
+            weights.copy_(sum(share * state[name].to(weights) for state, share in states))
     return model
 
 

@@ -35,6 +35,12 @@ class FineTuning(_Dials):
         "champion", description="whose weights a night trains further: the present model's, or the first release's"
     )
     epochs: int = Field(2, ge=1, le=50, description="passes over the training pairs, at most")
+    soup: int = Field(
+        3,
+        ge=1,
+        le=10,
+        description="trainings with the pairs in other orders; the mean of their weights is the candidate",
+    )
     max_pairs: int = Field(
         20_000, ge=100, description="of a longer history so many pairs, drawn anew each night, the newly clicked first"
     )

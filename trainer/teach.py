@@ -10,7 +10,7 @@ from ..retriever.encoder import QUANTISED
 from ..retriever.errors import ModelError
 from ..retriever.releases import Releases, write_whole
 from ..retriever.types import Release
-from .finetune import between, finetune
+from .finetune import finetune, mixed
 from .judge import Tonight
 from .lessons import mine_triplets
 from .mine import Triplet
@@ -47,7 +47,7 @@ class Teacher:
             start, end = (self._releases.folder(id_) / "model" for id_ in (trained.parent, trained.id))
             lineage = {**trained.lineage, "share": share}
             release = self._releases.make(
-                between(start, end, share),
+                mixed({end: share, start: 1 - share}),
                 parent=trained.parent,
                 lineage=lineage,
                 release_id=release_id,

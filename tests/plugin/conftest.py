@@ -15,14 +15,13 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from school import LessonSettings, documents, kill, teach
+from school import RECIPE, LessonSettings, documents, kill, teach
 
 from clickloop.plugin import cli
 from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
 from clickloop.retriever.types import Document
-from clickloop.trainer.recipe import FineTuning
 
 PATIENCE_SECONDS = 60
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -169,12 +168,12 @@ def _until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="session")
 def lesson_settings(tiny_model: Path) -> LessonSettings:
-    """A recipe for a tiny model: many small steps. The gate is the one of the product."""
+    """The recipe for a tiny model; the gate is the one of the product."""
     return lambda folder: Settings(
         data_dir=folder,
         model=str(tiny_model),
         schedule=Schedule(enabled=False),
-        training=FineTuning(epochs=3, batch_size=8, learning_rate=5e-3, max_tokens=16),
+        training=RECIPE,
     )
 
 

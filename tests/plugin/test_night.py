@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from school import FILLERS, LessonSettings, documents, one_night, resume, teach, until
+from school import FILLERS, RECIPE_VARIABLES, LessonSettings, documents, one_night, resume, teach, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.children import spawn
@@ -64,7 +64,7 @@ def test_a_night_killed_goes_on_where_it_was(
     step: str, folder: Path, lesson_settings: LessonSettings, tiny_model: Path
 ) -> None:
     command = [sys.executable, "-m", "clickloop.plugin.cli", "train", "--data-dir", str(folder)]
-    variables = os.environ | {"CLICKLOOP_MODEL": str(tiny_model)} | recipe_variables()
+    variables = os.environ | {"CLICKLOOP_MODEL": str(tiny_model)} | RECIPE_VARIABLES
     night = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
     assert night.stderr is not None
     assert any(line.startswith(step) for line in night.stderr), "the step never came"
@@ -263,9 +263,3 @@ def test_what_was_acknowledged_survives_kill_9_of_the_server(
     assert events_kept <= {row.event_id for row in rows}
     assert all(row.query_known for row in rows), "a search is written before the events that name it"
     loop.close()
-
-
-def recipe_variables() -> dict[str, str]:
-    """The recipe of `lesson_settings`, for processes."""
-    values = {"EPOCHS": "5", "BATCH_SIZE": "8", "LEARNING_RATE": "0.005", "MAX_TOKENS": "16"}
-    return {f"CLICKLOOP_TRAINING__{name}": value for name, value in values.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from school import write_beir
+from school import RECIPE_VARIABLES, write_beir
 
 from clickloop.plugin.plan import Plan
 from clickloop.plugin.simulate import simulate
@@ -24,10 +24,9 @@ def beir(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path) -> Path:
     """The settings of a tiny model's service in the environment, and an empty cache; returns that."""
-    values = {"EPOCHS": "5", "BATCH_SIZE": "8", "LEARNING_RATE": "5e-3", "MAX_TOKENS": "16"}
     monkeypatch.setenv("CLICKLOOP_MODEL", str(tiny_model))
-    for name, value in values.items():
-        monkeypatch.setenv(f"CLICKLOOP_TRAINING__{name}", value)
+    for name, value in RECIPE_VARIABLES.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("CLICKLOOP_MINING__MIN_PAIRS", "40")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "clickloop" / "simulate"

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
-from clickloop.trainer.finetune import between, finetune, weighted_loss
+from clickloop.trainer.finetune import finetune, mixed, weighted_loss
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
@@ -32,7 +32,7 @@ def tune(tiny_model: Path, tmp_path: Path) -> Tune:
     """Trains on 80 triplets and gives the vectors of a few texts."""
 
     def tuned(name: str) -> np.ndarray[Any, Any]:
-        dials = FineTuning(epochs=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
+        dials = FineTuning(epochs=1, soup=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
         model, _ = finetune(
             tiny_model, TRIPLETS, [], tmp_path / name, dials, prompts={}, seed=0, progress=lambda _share: None
         )
@@ -99,7 +99,7 @@ def test_weights_between_two_models(tiny_model: Path, tmp_path: Path) -> None:
         for weights in trained.parameters():
             weights.add_(torch.randn_like(weights))
     trained.save(str(tmp_path / "trained"))
-    found = between(tiny_model, tmp_path / "trained", 0.25).state_dict()
+    found = mixed({tiny_model: 0.75, tmp_path / "trained": 0.25}).state_dict()
     for name, start in first.named_parameters():
         torch.testing.assert_close(found[name], 0.75 * start + 0.25 * trained.state_dict()[name])
 
@@ -123,3 +123,38 @@ def test_the_untuned_model_differs_from_the_tuned_one(tune: Tune, tiny_model: Pa
     """Otherwise the comparison above would say nothing."""
     untuned = SentenceTransformer(str(tiny_model), device="cpu").encode(["a k", "3 l", "j m"], show_progress_bar=False)
     assert np.abs(tune("tuned") - np.asarray(untuned)).max() > 0.01
+
+
+def test_a_soup_is_the_mean_of_trainings_and_goes_on_after_those_that_are_finished(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, shares = [], []
+    train = finetuning._train
+
+    def counted(*args: Any, **options: Any) -> Any:
+        seeds.append(options["seed"])
+        if seeds == [6, 7]:
+            raise KeyboardInterrupt
+        return train(*args, **options)
+
+    def tuned(work: str, seed: int, soup: int) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+        dials = FineTuning(epochs=1, soup=soup, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
+        model, curve = finetune(
+            tiny_model, TRIPLETS, [], tmp_path / work, dials, prompts={}, seed=seed, progress=shares.append
+        )
+        return dict(model.named_parameters()), curve
+
+    monkeypatch.setattr(finetuning, "_train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned("soup", 2, 3)
+    assert not list((tmp_path / "soup" / "0").glob("checkpoint-*")), "of no more use"
+    found, curve = tuned("soup", 2, 3)
+    assert seeds == [6, 7, 7, 8], "what is finished is not done again"
+    assert shares[-1] == pytest.approx(1)
+    assert shares == sorted(shares)
+    parts = [tuned(f"alone {seed}", seed, 1) for seed in (6, 7, 8)]
+    assert curve == parts[0][1]
+    for name, weights in found.items():
+        torch.testing.assert_close(weights, sum(part[name] for part, _ in parts) / 3, rtol=0, atol=1e-5)
+    (one, _), (other, _) = parts[:2]
+    assert any(not torch.equal(one[name], other[name]) for name in one), "the order of the pairs matters"

@@ -57,7 +57,7 @@ def test_what_a_champion_with_quantised_queries_teaches_has_them_too(
     monkeypatch.setattr(releases, "make", make)
     monkeypatch.setattr(teach, "finetune", lambda *_, **__: (None, []))
     monkeypatch.setattr(teach, "mine_triplets", lambda *_: ([], []))
-    monkeypatch.setattr(teach, "between", lambda *_: None)
+    monkeypatch.setattr(teach, "mixed", lambda *_: None)
     (tmp_path / "runs" / "run-1").mkdir(parents=True)
     teacher = teach.Teacher(releases, tmp_path / "runs", Recipe(), lambda *_: None)
     tonight: Any = SimpleNamespace(
