@@ -11,9 +11,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from ..retriever.encoder import TEMPLATE, render
 from ..retriever.errors import InvalidInput
 from ..retriever.model import find_model
+from ..retriever.serving import TEMPLATE, render
 from ..retriever.shadow import ShadowIndex
 from ..trainer.contenders import contenders
 from ..trainer.evaluate import DECIDES

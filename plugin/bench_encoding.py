@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..retriever.database import Database
-from ..retriever.encoder import TEMPLATE, load_model, open_corpus_encoder, open_encoder, render, unit
+from ..retriever.encoder import load_model
 from ..retriever.model import find_model
 from ..retriever.releases import Releases
+from ..retriever.serving import TEMPLATE, render, unit
 from ..retriever.types import Document, Vectors
 from .collection import read_beir
 from .demo import demo_collection
@@ -34,9 +35,10 @@ def encoding(say: Callable[[str], None], given: "Given") -> "Rows":
         database = Database(f"sqlite:///{folder / 'bench.db'}")
         model = load_model(find_model(Settings.model_fields["model"].default))
         say("exporting")
-        release = Releases(database, folder).make(model, parent=None, lineage={})
+        releases = Releases(database, folder)
+        release = releases.make(model, parent=None, lineage={})
         texts = [release.document_prompt + render(TEMPLATE, document) for document in documents]
-        corpus, serving = (open_(folder / release.id, release) for open_ in (open_corpus_encoder, open_encoder))
+        corpus, serving = releases.corpus_encoder(release), releases.encoder(release)
         ways: dict[str, Callable[[], Vectors]] = {
             "sentence-transformers, fp32": lambda: unit(np.asarray(model.encode(texts, show_progress_bar=False))),
             "corpora": lambda: corpus.documents(documents),

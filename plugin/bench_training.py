@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ..retriever.encoder import TEMPLATE, load_model, render
+from ..retriever.encoder import load_model
 from ..retriever.model import find_model
+from ..retriever.serving import TEMPLATE, render
 from ..retriever.types import Document, Vectors
 from ..trainer.contenders import MAX_TOKENS, encode
 from ..trainer.mine import Pair, StoredVectors, Triplet, triplets

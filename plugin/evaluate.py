@@ -8,8 +8,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from ..retriever.encoder import encode_documents, open_corpus_encoder, open_encoder
 from ..retriever.errors import InvalidInput, NotReady
+from ..retriever.serving import encode_documents
 from ..retriever.types import Document
 from ..trainer.gate import INTERVAL_Z
 from ..trainer.truth import PerQuery, measure, ranked_by
@@ -40,13 +40,13 @@ def evaluate(loop: ClickLoop, folder: Path, split: str, json: Path | None) -> No
 def _found(
     loop: ClickLoop, release_id: str, documents: Sequence[Document], texts: Sequence[str], steps: Steps
 ) -> list[list[str]]:
-    release, folder = loop.releases.get(release_id), loop.releases.folder(release_id)
-    encoder = open_corpus_encoder(folder, release)
+    release = loop.releases.get(release_id)
+    encoder = loop.releases.corpus_encoder(release)
     parts = encode_documents(
         encoder, documents, lambda done: steps.show("embedding documents", done / len(documents), f"{done} documents")
     )
     vectors = np.concatenate([part for _, part in parts])
-    query = open_encoder(folder, release).query
+    query = loop.releases.encoder(release).query
     queries = []
     for number, text in enumerate(texts, 1):
         queries.append(query(text))

@@ -15,7 +15,6 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from ..retriever.encoder import open_encoder
 from ..retriever.types import Event, Release
 from ..trainer.contest import Side
 from ..trainer.corpus import Corpus, corpus_vectors, read_corpus
@@ -240,7 +239,7 @@ class _Life:
     def _side(self, release: Release, corpus: Corpus) -> Side:
         releases = self._loop.releases
         vectors = corpus_vectors(corpus, release, releases, self._progress(f"measuring {release.id}"), keep=True)
-        return Side(release, corpus.keys, vectors, open_encoder(releases.folder(release.id), release).query)
+        return Side(release, corpus.keys, vectors, releases.encoder(release).query)
 
     def _progress(self, step: str) -> Callable[[float], None]:
         return lambda share: self._show(step, share, "")

@@ -14,11 +14,11 @@ import numpy as np
 from .building import BATCH, Batch, make_index, tenth_best, verify_index
 from .database import Database
 from .documents import Documents
-from .encoder import Encoder, open_corpus_encoder
 from .index import IndexStore
 from .locks import Lock
 from .pointer import add_switch, set_build
 from .releases import Releases, drop_half_made
+from .serving import Encoder
 from .types import Build, Keys, Release, StoredDocument, Vectors
 from .vectors import Newest, scratch
 
@@ -66,9 +66,8 @@ class Compaction:
 
     def _build(self, build: Build, release: Release, revision: int) -> None:
         """Reads page by page; the vectors are checked from a file, so that memory does not grow with the corpus."""
-        folder = self._releases.folder(release.id)
-        stored = _Stored(self._releases.vectors(release).newest(), lambda: open_corpus_encoder(folder, release))
-        vectors = scratch(folder, self._documents.count(), release.dimension)
+        stored = _Stored(self._releases.vectors(release).newest(), lambda: self._releases.corpus_encoder(release))
+        vectors = scratch(self._releases.folder(release.id), self._documents.count(), release.dimension)
         keys: list[int] = []
 
         def batches() -> Iterator[Batch]:

@@ -3,7 +3,6 @@
 import logging
 import threading
 
-from .encoder import open_encoder
 from .errors import ClickLoopError
 from .index import IndexStore
 from .owner import Owner
@@ -80,5 +79,5 @@ class Follower:
 
     def _open(self, build: Build) -> OpenBuild:
         release = self._releases.get(build.release_id)
-        encoder = open_encoder(self._releases.folder(release.id), release)
+        encoder = self._releases.encoder(release)
         return OpenBuild(build, release, encoder, self._store.open(build.id))

@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 
 from .database import Database
 from .documents import changes
-from .encoder import Encoder, encode_ahead
 from .pointer import set_build
 from .releases import Releases
 from .search import OpenBuild
+from .serving import Encoder, encode_ahead
 from .types import Document, StoredDocument, Vectors
 
 BULK = 1024  # documents of like length go together within so many

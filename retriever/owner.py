@@ -17,7 +17,6 @@ import numpy as np
 from .compaction import Compactions
 from .database import Database, hold_documents
 from .documents import Documents, count
-from .encoder import open_corpus_encoder, open_encoder
 from .errors import ClickLoopError, IndexFault, InUse, NotReady
 from .first_release import Paths, first_release
 from .index import IndexStore
@@ -132,7 +131,7 @@ class Owner:
             while self._indexer.step(live):
                 progress(live.build.revision, newest)
             return
-        encoder = open_corpus_encoder(self._releases.folder(live.release.id), live.release)
+        encoder = self._releases.corpus_encoder(live.release)
         self._indexer.load(live, encoder, lambda reached: progress(reached, newest))
         live.index.finish()
         live.build = replace(live.build, optimized=live.build.revision)
@@ -295,7 +294,7 @@ class Owner:
         if live is not None and live.release.id == release.id:
             encoder = live.encoder
         else:
-            encoder = open_encoder(self._releases.folder(release.id), release)
+            encoder = self._releases.encoder(release)
         try:
             index = self._store.open(build.id)
         except IndexFault as error:

@@ -26,7 +26,6 @@ class _Waiting(Generic[T]):
     """A query in the queue; `turn` is held until it is encoded or is the next to call the encoder."""
 
     item: T
-    alone: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock)
     vector: Vectors | None = None
     error: BaseException | None = None
@@ -70,27 +69,25 @@ class QueryEncoder(Generic[T]):
     def _encoded(self, item: T) -> Vectors:
         mine = _Waiting(item)
         with self._lock:
-            waits = self._calls == self._lanes
+            alone, waits = self._calls == 0, self._calls == self._lanes
             if waits:
                 mine.turn.acquire()
                 self._queue.append(mine)
             else:
-                mine.alone = self._calls == 0
                 self._calls += 1
         if waits:
             mine.turn.acquire()  # until somebody releases it
         if mine.vector is None and mine.error is None:
-            self._call(mine)
+            self._call(mine, self._run if alone else self._beside)
         if mine.error is not None:
             raise mine.error
         assert mine.vector is not None
         return mine.vector
 
-    def _call(self, first: _Waiting[T]) -> None:
+    def _call(self, first: _Waiting[T], run: Callable[[list[T]], Vectors]) -> None:
         with self._lock:
             others = self._like(first)
         together = [first, *others]
-        run = self._run if first.alone else self._beside
         try:
             for one, vector in zip(together, run([one.item for one in together]), strict=True):
                 one.vector = vector.copy()  # a row would keep all of them in memory

@@ -15,13 +15,14 @@ import orjson
 from sqlalchemy import func, select
 
 from .database import Database
-from .encoder import EXPORT, QUANTISED, TEMPLATE, WHOLE, export_artefacts, quantise
+from .encoder import TorchEncoder, export_artefacts, has_bfloat16, quantise
 from .errors import ModelError, NoRoom, NotFound
 from .index import IndexStore
 from .model import sha256
 from .pointer import Switch, add_switch, switch_columns
 from .prompts import prompts_of
 from .schema import builds, challenger, live, releases, runs, switches
+from .serving import EXPORT, QUANTISED, TEMPLATE, WHOLE, Encoder, OnnxEncoder
 from .types import Build, Release
 from .vectors import VectorLog
 
@@ -45,6 +46,15 @@ class Releases:
     def vectors(self, release: Release) -> VectorLog:
         """The document vectors of this release."""
         return VectorLog(self.folder(release.id) / "documents.vectors", release.dimension)
+
+    def encoder(self, release: Release) -> Encoder:
+        """The one that answers queries of this release. Raises ModelError."""
+        kind = TorchEncoder if release.engine == "torch" else OnnxEncoder
+        return kind(self.folder(release.id), release)
+
+    def corpus_encoder(self, release: Release) -> Encoder:
+        """The fastest one for many documents: torch with bf16 where there is some, otherwise the one that serves."""
+        return TorchEncoder(self.folder(release.id), release) if has_bfloat16() else self.encoder(release)
 
     def make(
         self,

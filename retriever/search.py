@@ -11,13 +11,13 @@ from random import Random
 from typing import Any
 
 from .documents import Documents
-from .encoder import Encoder
 from .errors import InvalidInput, NotReady
 from .explore import EXPLORATION, Exploration, explore
 from .filters import Filter, parse_filter
 from .index import Index
 from .interleave import team_draft
 from .log import SearchLog
+from .serving import Encoder
 from .types import Answer, Build, Document, Hit, Release, Search, Shown, Who
 
 _log = logging.getLogger(__name__)

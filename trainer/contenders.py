@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..retriever.encoder import has_bfloat16, load_model, unit
+from ..retriever.encoder import has_bfloat16, load_model
+from ..retriever.serving import unit
 from ..retriever.types import Vectors
-from .finetune import finetune
+from .finetune import Course, finetune
 from .mine import Triplet
 from .recipe import FineTuning
 
@@ -93,9 +94,8 @@ def _taught(
 ) -> "SentenceTransformer":
     lessons = [Triplet(queries[q], documents[d], documents[int(random.integers(len(documents)))]) for q, d in pairs]
     with tempfile.TemporaryDirectory() as work:
-        tuned, _ = finetune(
-            Path(model), lessons, [], Path(work), RECIPE, prompts={}, seed=0, progress=lambda _share: None
-        )
+        course = Course(Path(model), lessons, [], RECIPE, {})
+        tuned, _ = finetune(course, Path(work), seed=0, progress=lambda _share: None)
     return tuned
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..retriever.documents import Documents
-from ..retriever.encoder import encode_documents, open_corpus_encoder
 from ..retriever.releases import Releases
+from ..retriever.serving import encode_documents
 from ..retriever.types import Keys, Release, StoredDocument, Vectors
 from ..retriever.vectors import COPIED, scratch
 
@@ -54,7 +54,7 @@ def corpus_vectors(
     missing.sort(key=lambda i: -len(corpus.documents[i].document.text))
     if not missing:
         return result
-    encoder = open_corpus_encoder(releases.folder(release.id), release)
+    encoder = releases.corpus_encoder(release)
     texts = [corpus.documents[i].document for i in missing]
     for start, part in encode_documents(encoder, texts, lambda done: progress(done / len(missing))):
         rows = np.array(missing[start : start + len(part)])

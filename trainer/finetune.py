@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +27,19 @@ TRAINED, CURVE = "trained", "curve.json"  # in the folder of a training: its mod
 CHOOSES = "eval_development_cosine_ndcg@10"
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is taught to which model, and how; `development` may be empty, and then chooses no epoch."""
+
+    start: Path  # the folder of the model that is trained further
+    training: Sequence[Triplet]
+    development: Sequence[Triplet]
+    dials: FineTuning
+    prompts: Mapping[str, str]  # of "query" and "document"
+
+
 def finetune(
-    model_folder: Path,
-    training: Sequence[Triplet],
-    development: Sequence[Triplet],
-    work: Path,
-    dials: FineTuning,
-    *,
-    prompts: Mapping[str, str],
-    seed: int,
-    progress: Callable[[float], None],
+    course: Course, work: Path, *, seed: int, progress: Callable[[float], None]
 ) -> tuple["SentenceTransformer", list[dict[str, float]]]:
     """The tuned model and the curve of its first training: epoch, and loss or nDCG@10 on the development split.
 
@@ -43,44 +47,22 @@ def finetune(
     orders, which learn the same of what is right and different things of what is wrong. Resumes from `work`: trainings
     that are finished stay so, and another one goes on from its newest checkpoint.
     """
-    folders = [work / str(number) for number in range(dials.soup)]
+    count = course.dials.soup
+    folders = [work / str(number) for number in range(count)]
     for number, folder in enumerate(folders):
+
+        def show(share: float, done: int = number) -> None:
+            progress((done + share) / count)
+
         if not (folder / TRAINED).exists():
-            model, curve = _train(
-                model_folder,
-                training,
-                development,
-                folder,
-                dials,
-                prompts=prompts,
-                seed=seed * dials.soup + number,
-                progress=lambda share, done=number: progress((done + share) / dials.soup),  # type: ignore[misc]
-            )
+            model, curve = _train(course, folder, seed * count + number, show)
             _keep(model, curve, folder)
     curve = orjson.loads((folders[0] / TRAINED / CURVE).read_bytes())
-    return mixed({folder / TRAINED: 1 / dials.soup for folder in folders}), curve
-
-
-def _keep(model: "SentenceTransformer", curve: list[dict[str, float]], folder: Path) -> None:
-    """In a folder that appears complete or not at all; the checkpoints are of no more use."""
-    partial = folder / f"{TRAINED}.part"
-    model.save(str(partial))
-    (partial / CURVE).write_bytes(orjson.dumps(curve))
-    partial.replace(folder / TRAINED)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    return mixed({folder / TRAINED: 1 / count for folder in folders}), curve
 
 
 def _train(
-    model_folder: Path,
-    training: Sequence[Triplet],
-    development: Sequence[Triplet],
-    work: Path,
-    dials: FineTuning,
-    *,
-    prompts: Mapping[str, str],
-    seed: int,
-    progress: Callable[[float], None],
+    course: Course, work: Path, seed: int, progress: Callable[[float], None]
 ) -> tuple["SentenceTransformer", list[dict[str, float]]]:
     """Weighted multiple-negatives ranking (Henderson et al. 2017) in both directions; keeps the epoch that ranks the
     development split best.
@@ -89,20 +71,21 @@ def _train(
     from datasets import disable_progress_bars
     from transformers import EarlyStoppingCallback, PrinterCallback
 
+    dials = course.dials
     disable_progress_bars()
     torch.manual_seed(seed)
-    model = load_model(str(model_folder))
+    model = load_model(str(course.start))
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
-    judged = bool(development)
+    judged = bool(course.development)
     trainer = _trainer_class(dials)(
         model=model,
-        args=_arguments(work, dials, prompts, seed, judged),
-        train_dataset=_dataset(training),
-        evaluator=_evaluator(training, development, dials.batch_size, prompts) if judged else None,
+        args=_arguments(work, course, seed),
+        train_dataset=_dataset(course.training),
+        evaluator=_evaluator(course) if judged else None,
         loss=_loss(model, dials.temperature),
         callbacks=[_watch(progress), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
@@ -115,16 +98,29 @@ def _train(
     return model, _curve(trainer.state.log_history)
 
 
+def _keep(model: "SentenceTransformer", curve: list[dict[str, float]], folder: Path) -> None:
+    """In a folder that appears complete or not at all; the checkpoints are of no more use."""
+    partial = folder / f"{TRAINED}.part"
+    model.save(str(partial))
+    (partial / CURVE).write_bytes(orjson.dumps(curve))
+    partial.replace(folder / TRAINED)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
 def mixed(shares: Mapping[Path, float]) -> "SentenceTransformer":
     """The model whose weights are the mean of those in the folders, by shares that sum to 1 (Wortsman et al. 2022)."""
     import torch
 
-    models = {folder: load_model(str(folder)) for folder in shares}
-    states = [(models[folder].state_dict(), share) for folder, share in shares.items()]
-    model = load_model(str(next(iter(shares))))
+    first, *others = shares
+    model = load_model(str(first))
+    weights = dict(model.named_parameters())
     with torch.no_grad():
-        for name, weights in model.named_parameters():
-            weights.copy_(sum(share * state[name].to(weights) for state, share in states))
+        for own in weights.values():
+            own.mul_(shares[first])
+        for folder in others:
+            for name, more in load_model(str(folder)).named_parameters():
+                weights[name].add_(more, alpha=shares[folder])
     return model
 
 
@@ -258,13 +254,12 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
     return HalfLoss(loss.model, scale=loss.scale, mini_batch_size=size // 2)
 
 
-def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: int, judged: bool) -> Any:
-    """`judged`: there is a development split to choose the epoch by."""
+def _arguments(work: Path, course: Course, seed: int) -> Any:
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import BatchSamplers
 
-    document = prompts.get("document", "")
+    dials, judged, document = course.dials, bool(course.development), course.prompts.get("document", "")
     return SentenceTransformerTrainingArguments(
         output_dir=str(work),
         num_train_epochs=dials.epochs,
@@ -275,7 +270,7 @@ def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: 
         tf32=torch.cuda.is_available() or None,
         use_cpu=not torch.cuda.is_available(),
         batch_sampler=BatchSamplers.NO_DUPLICATES,
-        prompts={"query": prompts.get("query", ""), "positive": document, "negative": document},
+        prompts={"query": course.prompts.get("query", ""), "positive": document, "negative": document},
         eval_strategy="epoch" if judged else "no",
         save_strategy="epoch",
         save_total_limit=1,
@@ -291,15 +286,14 @@ def _arguments(work: Path, dials: FineTuning, prompts: Mapping[str, str], seed: 
     )
 
 
-def _evaluator(
-    training: Sequence[Triplet], development: Sequence[Triplet], batch_size: int, prompts: Mapping[str, str]
-) -> Any:
+def _evaluator(course: Course) -> Any:
     """Ranks the development split's texts among some of the training split's: its loss grows with confidence, also
     while the ranking still improves.
     """
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
     from sentence_transformers.util import cos_sim
 
+    training, development = course.training, course.development
     right: dict[str, set[str]] = {}
     for triplet in development:
         right.setdefault(triplet.query, set()).add(triplet.positive)
@@ -310,12 +304,12 @@ def _evaluator(
         corpus={text: text for text in [*own, *others]},
         relevant_docs=right,
         ndcg_at_k=[10],
-        batch_size=batch_size,
+        batch_size=course.dials.batch_size,
         name="development",
         write_csv=False,
         score_functions={"cosine": cos_sim},
-        query_prompt=prompts.get("query"),
-        corpus_prompt=prompts.get("document"),
+        query_prompt=course.prompts.get("query"),
+        corpus_prompt=course.prompts.get("document"),
     )
 
 

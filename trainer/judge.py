@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..retriever.encoder import open_encoder
 from ..retriever.releases import Releases
 from ..retriever.types import Release
 from . import report
@@ -140,7 +139,7 @@ class Judge:
 
     def side(self, corpus: Corpus, release: Release, steps: Steps, *, keep: bool) -> Side:
         vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
-        return Side(release, corpus.keys, vectors, open_encoder(self._releases.folder(release.id), release).query)
+        return Side(release, corpus.keys, vectors, self._releases.encoder(release).query)
 
     def _listen(
         self, tonight: Tonight, followed: Followed, release: Release, contest: Contest

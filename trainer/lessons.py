@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from ..retriever.encoder import render
+from ..retriever.serving import render
 from ..retriever.types import Release
 from .click_models import ClickModel
 from .clicks import Choice, choose, judge

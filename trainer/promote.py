@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..retriever.building import BATCH, Batch, make_index, verify_index
 from ..retriever.database import Database
-from ..retriever.encoder import truncated
 from ..retriever.index import Index, IndexStore
 from ..retriever.owner import Owner, await_switch
 from ..retriever.pointer import set_build
 from ..retriever.releases import Releases
+from ..retriever.serving import truncated
 from ..retriever.types import Vectors
 from .challenge import Challengers
 from .contest import Side

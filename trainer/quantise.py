@@ -8,7 +8,6 @@ from sqlalchemy import select
 
 from ..retriever.database import Database
 from ..retriever.documents import Documents
-from ..retriever.encoder import QUANTISED, WHOLE, open_encoder
 from ..retriever.errors import Conflict, NotReady
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
@@ -16,6 +15,7 @@ from ..retriever.pointer import add_switch, set_build
 from ..retriever.releases import Releases, drop_half_made
 from ..retriever.schema import builds, searches, switches
 from ..retriever.schema import live as pointer
+from ..retriever.serving import QUANTISED, WHOLE
 from ..retriever.types import Build, Release
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors, read_corpus
@@ -112,8 +112,7 @@ class Quantiser:
             corpus, release, self._releases, lambda share: show("embedding documents", share), keep=True
         )
         whole, small = (
-            Side(one, corpus.keys, vectors, open_encoder(self._releases.folder(one.id), one).query)
-            for one in (present, release)
+            Side(one, corpus.keys, vectors, self._releases.encoder(one).query) for one in (present, release)
         )
         show("comparing what is found", 0)
         contest = Contest(corpus, whole, small)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import orjson
 
-from ..retriever.encoder import QUANTISED
 from ..retriever.errors import ModelError
 from ..retriever.releases import Releases, write_whole
+from ..retriever.serving import QUANTISED
 from ..retriever.types import Release
-from .finetune import finetune, mixed
+from .finetune import Course, finetune, mixed
 from .judge import Tonight
 from .lessons import mine_triplets
 from .mine import Triplet
@@ -66,16 +66,14 @@ class Teacher:
     def _train(self, tonight: Tonight, training: list[Triplet], development: list[Triplet], release_id: str) -> Release:
         run, champion = tonight.run, tonight.champion.release
         start, work = training_start(self._releases, champion, self._recipe), self._folder / run.id
-        model, curve = finetune(
-            self._releases.folder(start.id) / "model",
-            training,
-            development,
-            work / "checkpoints",
-            self._recipe.training,
+        course = Course(
+            start=self._releases.folder(start.id) / "model",
+            training=training,
+            development=development,
+            dials=self._recipe.training,
             prompts={"query": champion.query_prompt, "document": champion.document_prompt},
-            seed=self._recipe.seed,
-            progress=tonight.steps.progress,
         )
+        model, curve = finetune(course, work / "checkpoints", seed=self._recipe.seed, progress=tonight.steps.progress)
         write_whole(work / "curve.json", orjson.dumps(curve))
         lineage = {
             "run": run.id,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..retriever.encoder import load_model
-from .finetune import finetune
+from .finetune import Course, finetune
 from .mine import Triplet
 from .recipe import FineTuning
 
@@ -64,7 +64,7 @@ def as_it_comes(model: str, lessons: Sequence[Triplet], dials: FineTuning, work:
 
 def ours(model: str, lessons: Sequence[Triplet], dials: FineTuning, work: Path) -> "SentenceTransformer":
     """As at night, but with nothing to choose the epoch by."""
-    return finetune(Path(model), lessons, [], work, dials, prompts={}, seed=0, progress=lambda _share: None)[0]
+    return finetune(Course(Path(model), lessons, [], dials, {}), work, seed=0, progress=lambda _share: None)[0]
 
 
 WAYS: Mapping[str, Train] = {"SentenceTransformerTrainer": as_it_comes, "clickloop": ours}

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 
-from ..retriever.encoder import render
+from ..retriever.serving import render
 from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Vectors
 from .contenders import encode
 from .contest import Side
 from .corpus import Corpus
-from .finetune import finetune
+from .finetune import Course, finetune
 from .lessons import Lessons, mine_triplets
 from .mine import Pair
 from .recipe import Recipe
@@ -88,16 +88,8 @@ def taught_by(
     release = school.finder.release
     prompts = {"query": release.query_prompt, "document": release.document_prompt}
     with tempfile.TemporaryDirectory() as work:
-        model, _ = finetune(
-            school.start,
-            triplets,
-            development,
-            Path(work),
-            recipe.training,
-            prompts=prompts,
-            seed=recipe.seed,
-            progress=progress,
-        )
+        course = Course(school.start, triplets, development, recipe.training, prompts)
+        model, _ = finetune(course, Path(work), seed=recipe.seed, progress=progress)
     texts = [release.document_prompt + render(release.template, stored.document) for stored in corpus.documents]
     ids = [stored.document.id for stored in corpus.documents]
     queries = [release.query_prompt + question for question in questions]

@@ -9,7 +9,7 @@ import pytest
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
-from clickloop.retriever.encoder import load_model, open_encoder
+from clickloop.retriever.encoder import load_model
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.ledger import verify
 from clickloop.retriever.pointer import add_switch, finish_switch
@@ -60,7 +60,7 @@ def test_harmless_queries_go_live_documents_stay_and_a_rollback_undoes_it(
         assert release.parent is not None
         whole = loop.releases.get(release.parent)
         assert (release.engine, whole.engine) == ("onnx-int8", "onnx")
-        first = open_encoder(loop.releases.folder(whole.id), whole)
+        first = loop.releases.encoder(whole)
         query, other = live.encoder.query("word3 of 3"), first.query("word3 of 3")
         assert not np.array_equal(query, other)
         assert float(query @ other) > 0.9

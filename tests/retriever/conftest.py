@@ -11,10 +11,11 @@ from qdrant_client import QdrantClient
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.edge import EdgeStore
-from clickloop.retriever.encoder import OnnxEncoder, load_model
+from clickloop.retriever.encoder import load_model
 from clickloop.retriever.index import Index, IndexStore
 from clickloop.retriever.qdrant import QdrantStore
 from clickloop.retriever.releases import Releases
+from clickloop.retriever.serving import OnnxEncoder
 from clickloop.retriever.types import Release
 
 if TYPE_CHECKING:

@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 from encoded import DOCUMENTS, TEXTS, cosines
 
-from clickloop.retriever.encoder import (
-    TEMPLATE,
-    OnnxEncoder,
-    TorchEncoder,
-    encode_documents,
-    load_model,
-    open_encoder,
-    render,
-    truncated,
-)
+from clickloop.retriever.encoder import TorchEncoder, load_model
 from clickloop.retriever.errors import ModelError
+from clickloop.retriever.serving import TEMPLATE, OnnxEncoder, encode_documents, render, truncated
 from clickloop.retriever.types import Document, Release
 
 if TYPE_CHECKING:
@@ -113,7 +105,7 @@ def test_a_changed_byte_is_noticed(folder: Path, release: Release, tmp_path: Pat
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
     with pytest.raises(ModelError, match=name):
-        open_encoder(copy, release)
+        OnnxEncoder(copy, release)
 
 
 def test_a_missing_artefact_is_named(folder: Path, release: Release, tmp_path: Path) -> None:
@@ -121,7 +113,7 @@ def test_a_missing_artefact_is_named(folder: Path, release: Release, tmp_path: P
     shutil.copytree(folder, copy)
     (copy / "encoder.onnx").unlink()
     with pytest.raises(ModelError, match=r"encoder\.onnx"):
-        open_encoder(copy, release)
+        OnnxEncoder(copy, release)
 
 
 def test_changed_weights_are_noticed_by_torch_too(folder: Path, release: Release, tmp_path: Path) -> None:

@@ -10,20 +10,11 @@ import pytest
 from encoded import DOCUMENTS, TEXTS, cosines
 
 from clickloop.retriever.database import Database
-from clickloop.retriever.encoder import (
-    QUANTISED,
-    TEMPLATE,
-    WHOLE,
-    OnnxEncoder,
-    TorchEncoder,
-    load_model,
-    open_encoder,
-    render,
-    truncated,
-)
+from clickloop.retriever.encoder import TorchEncoder, load_model
 from clickloop.retriever.errors import ModelError
 from clickloop.retriever.model import sha256
 from clickloop.retriever.releases import Releases
+from clickloop.retriever.serving import QUANTISED, TEMPLATE, WHOLE, OnnxEncoder, render, truncated
 from clickloop.retriever.types import Document, Release
 
 if TYPE_CHECKING:
@@ -63,7 +54,7 @@ def test_a_model_that_cannot_be_exported_is_served_by_torch(
     assert release.engine == "torch"
     assert releases.whole(release.id)
     assert not (folder / "encoder.onnx").exists()
-    served = open_encoder(folder, release)
+    served = releases.encoder(release)
     assert cosines(served.query("split a string"), encoder.query("split a string"))[0] > 0.9999
     assert served.documents(DOCUMENTS).shape == (len(DOCUMENTS), 32)
     assert truncated(folder, release, DOCUMENTS) == 1
@@ -99,9 +90,9 @@ def test_quantised_queries_are_encoded_one_by_one_and_a_release_is_never_blocked
     release = releases.make(model, parent=None, lineage={}, quantised=True)
     assert release.engine == QUANTISED
     assert "encoder.int8.onnx" in release.checksums
-    small = open_encoder(releases.folder(release.id), release)
+    small = releases.encoder(release)
     alone = [small.query(text) for text in TEXTS]
-    fresh = open_encoder(releases.folder(release.id), release)
+    fresh = releases.encoder(release)
     with ThreadPoolExecutor(len(TEXTS)) as threads:
         together = list(threads.map(fresh.query, TEXTS))
     assert np.array_equal(alone, together), "company changes no vector"
@@ -139,7 +130,7 @@ def test_a_model_of_another_pooling_and_dimension_is_exported(releases: Releases
     model = SentenceTransformer(modules=modules, device="cpu")
     release = releases.make(model, parent=None, lineage={})
     assert (release.engine, release.dimension) == ("onnx", 24)
-    served = open_encoder(releases.folder(release.id), release)
+    served = releases.encoder(release)
     expected = np.asarray(model.encode(["sort a list", "map"], normalize_embeddings=True))
     assert min(cosines(np.stack([served.query("sort a list"), served.query("map")]), expected)) > 0.9999
 
@@ -157,7 +148,7 @@ def test_queries_and_documents_of_an_asymmetric_model_get_their_own_encoder(
     release = releases.make(model, parent=None, lineage={})
     assert release.engine == "torch"
     folder = releases.folder(release.id)
-    served = open_encoder(folder, release)
+    served = releases.encoder(release)
     expected = model.encode_query(["sort a list"], normalize_embeddings=True)
     assert cosines(served.query("sort a list"), np.asarray(expected)[0])[0] > 0.9999
     texts = [render(TEMPLATE, document) for document in DOCUMENTS]
@@ -197,4 +188,4 @@ def test_an_interrupted_release_is_not_whole_and_can_be_made_again(
         releases.get("release-1")
     made = releases.make(model, parent=None, lineage={}, release_id="release-1")
     assert releases.whole("release-1")
-    assert open_encoder(releases.folder("release-1"), made, threads=1).query("a").shape == (32,)
+    assert releases.encoder(made).query("a").shape == (32,)

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
-from clickloop.trainer.finetune import finetune, mixed, weighted_loss
+from clickloop.trainer.finetune import Course, finetune, mixed, weighted_loss
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
@@ -33,9 +33,8 @@ def tune(tiny_model: Path, tmp_path: Path) -> Tune:
 
     def tuned(name: str) -> np.ndarray[Any, Any]:
         dials = FineTuning(epochs=1, soup=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
-        model, _ = finetune(
-            tiny_model, TRIPLETS, [], tmp_path / name, dials, prompts={}, seed=0, progress=lambda _share: None
-        )
+        course = Course(tiny_model, TRIPLETS, [], dials, {})
+        model, _ = finetune(course, tmp_path / name, seed=0, progress=lambda _share: None)
         return np.asarray(model.encode(["a k", "3 l", "j m"], show_progress_bar=False))
 
     return tuned
@@ -131,17 +130,16 @@ def test_a_soup_is_the_mean_of_trainings_and_goes_on_after_those_that_are_finish
     seeds, shares = [], []
     train = finetuning._train
 
-    def counted(*args: Any, **options: Any) -> Any:
-        seeds.append(options["seed"])
+    def counted(course: Course, work: Path, seed: int, progress: Callable[[float], None]) -> Any:
+        seeds.append(seed)
         if seeds == [6, 7]:
             raise KeyboardInterrupt
-        return train(*args, **options)
+        return train(course, work, seed, progress)
 
     def tuned(work: str, seed: int, soup: int) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
         dials = FineTuning(epochs=1, soup=soup, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
-        model, curve = finetune(
-            tiny_model, TRIPLETS, [], tmp_path / work, dials, prompts={}, seed=seed, progress=shares.append
-        )
+        course = Course(tiny_model, TRIPLETS, [], dials, {})
+        model, curve = finetune(course, tmp_path / work, seed=seed, progress=shares.append)
         return dict(model.named_parameters()), curve
 
     monkeypatch.setattr(finetuning, "_train", counted)

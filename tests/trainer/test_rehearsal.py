@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clickloop.retriever.encoder import unit
+from clickloop.retriever.serving import unit
 from clickloop.retriever.types import Vectors
 from clickloop.trainer.contenders import Contender
 from clickloop.trainer.recipe import Recipe

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clickloop.retriever.encoder import unit
+from clickloop.retriever.serving import unit
 from clickloop.trainer.truth import TOGETHER, measure, ranked_by, ranks_of
 
 
