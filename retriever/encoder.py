@@ -20,7 +20,7 @@ from .errors import ModelError
 from .model import check_sha256
 from .prompts import prompts_of
 from .query_encoder import QueryEncoder
-from .serving import BATCH, EXPORT, SMALL_EXPORT, WHOLE, render, unit
+from .serving import BATCH, EXPORT, SMALL_EXPORT, WHOLE, artefacts, render, unit
 from .types import Document, Release, Vectors
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
         _check_export(model, folder)
     except Exception as error:
         log.warning("the export to ONNX failed (%s): the release will be served by torch", error)
-        (folder / EXPORT).unlink(missing_ok=True)
+        _remove(folder, EXPORT)
         return "torch"
     return WHOLE
 
@@ -181,10 +181,11 @@ def quantise(folder: Path) -> None:
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             weight_type=QuantType.QInt8,
+            use_external_data_format=True,
             extra_options={"MatMulConstBOnly": True},
         )
     except Exception as error:
-        (folder / SMALL_EXPORT).unlink(missing_ok=True)
+        _remove(folder, SMALL_EXPORT)
         raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
     finally:
         logging.disable(muted)
@@ -219,7 +220,12 @@ def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
             dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
         )
     assert program is not None
-    program.save(str(path))
+    program.save(str(path), external_data=True)
+
+
+def _remove(folder: Path, export: str) -> None:
+    for name in artefacts([path.name for path in folder.iterdir()], export):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_export(model: "SentenceTransformer", folder: Path) -> None:

@@ -22,7 +22,7 @@ from .model import sha256
 from .pointer import Switch, add_switch, switch_columns
 from .prompts import prompts_of
 from .schema import builds, challenger, live, releases, runs, switches
-from .serving import EXPORT, QUANTISED, TEMPLATE, WHOLE, Encoder, OnnxEncoder
+from .serving import EXPORT, QUANTISED, TEMPLATE, WHOLE, Encoder, OnnxEncoder, artefacts
 from .types import Build, Release
 from .vectors import VectorLog
 
@@ -99,7 +99,7 @@ class Releases:
             raise NoRoom("a quantised release", needed, free, self._folder)
         with self._new_folder(release_id) as folder:
             shutil.copytree(source / "model", folder / "model")
-            for name in (EXPORT, "tokenizer.json"):
+            for name in (*artefacts(release.checksums, EXPORT), "tokenizer.json"):
                 shutil.copyfile(source / name, folder / name)
             quantise(folder)
             lineage = {**release.lineage, "quantised": release.id}

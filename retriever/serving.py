@@ -37,6 +37,13 @@ class Encoder(Protocol):
         ...
 
 
+def artefacts(names: Iterable[str], export: str) -> list[str]:
+    """The files of an exported encoder among these names: the graph, and its weights, which sessions map into memory
+    and so share.
+    """
+    return [export, *(name for name in names if name.startswith(f"{export}."))]
+
+
 def render(template: str, document: Document) -> str:
     """The text of a document that is encoded. Documents without a title, or without a text, keep no empty line."""
     return template.format(title=document.title, text=document.text).strip()
@@ -76,7 +83,7 @@ class _Onnx:
 
     def __init__(self, folder: Path, release: Release, export: str, threads: int, queries: bool) -> None:
         """`queries` readies it for calls beside each other."""
-        for name in (export, "tokenizer.json"):
+        for name in (*artefacts(release.checksums, export), "tokenizer.json"):
             check_sha256(folder / name, release.checksums.get(name, ""))
         try:
             self._session = _session(folder / export, threads)

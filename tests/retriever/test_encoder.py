@@ -1,4 +1,5 @@
 import gc
+import re
 import shutil
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,7 @@ def test_the_template_keeps_titles_and_texts_as_they_are(document: Document, tex
     assert render(TEMPLATE, document) == text
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.onnx.data", "tokenizer.json"])
 def test_a_changed_byte_is_noticed(folder: Path, release: Release, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "release"
     shutil.copytree(folder, copy)
@@ -108,11 +109,12 @@ def test_a_changed_byte_is_noticed(folder: Path, release: Release, tmp_path: Pat
         OnnxEncoder(copy, release)
 
 
-def test_a_missing_artefact_is_named(folder: Path, release: Release, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.onnx.data"])
+def test_a_missing_artefact_is_named(folder: Path, release: Release, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "release"
     shutil.copytree(folder, copy)
-    (copy / "encoder.onnx").unlink()
-    with pytest.raises(ModelError, match=r"encoder\.onnx"):
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match=re.escape(f"{name} is missing")):
         OnnxEncoder(copy, release)
 
 
