@@ -184,6 +184,8 @@ def quantise(folder: Path) -> None:
             use_external_data_format=True,
             extra_options={"MatMulConstBOnly": True},
         )
+        for name in _written(folder, SMALL_EXPORT):
+            shutil.copymode(folder / EXPORT, folder / name)  # weights are written for their owner's eyes only
     except Exception as error:
         _remove(folder, SMALL_EXPORT)
         raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
@@ -224,8 +226,12 @@ def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
 
 
 def _remove(folder: Path, export: str) -> None:
-    for name in artefacts([path.name for path in folder.iterdir()], export):
+    for name in _written(folder, export):
         (folder / name).unlink(missing_ok=True)
+
+
+def _written(folder: Path, export: str) -> list[str]:
+    return artefacts([path.name for path in folder.iterdir()], export)
 
 
 def _check_export(model: "SentenceTransformer", folder: Path) -> None:

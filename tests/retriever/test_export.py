@@ -90,7 +90,9 @@ def test_quantised_queries_are_encoded_one_by_one_and_a_release_is_never_blocked
     model.prompts = {"query": "ask ", "document": "read "}
     release = releases.make(model, parent=None, lineage={}, quantised=True)
     assert release.engine == QUANTISED
-    assert "encoder.int8.onnx" in release.checksums
+    assert {"encoder.int8.onnx", "encoder.int8.onnx.data"} <= set(release.checksums)
+    modes = {path.stat().st_mode for path in releases.folder(release.id).glob("encoder.*")}
+    assert len(modes) == 1, "who may read one of them may read all"
     small = releases.encoder(release)
     alone = [small.query(text) for text in TEXTS]
     fresh = releases.encoder(release)
