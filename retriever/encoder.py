@@ -210,6 +210,7 @@ def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
     ids = torch.randint(5, 50, (2, 9))
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0  # all ones would let the tracer drop the mask
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of what only matters for images
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -1,7 +1,9 @@
 """From judgments to training data: positives that people liked, hard negatives that the champion confuses with them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from random import Random
 from typing import Any
 
@@ -79,20 +81,21 @@ def triplets(
     dataset = Dataset.from_dict(
         {"query": [pair.query for pair in kept], "positive": [texts[pair.document_id] for pair in kept]}
     )
-    mined = mine_hard_negatives(
-        dataset,
-        champion,  # type: ignore[arg-type]
-        anchor_column_name="query",
-        positive_column_name="positive",
-        corpus=list(texts.values()),
-        relative_margin=relative_margin,
-        # Enough that one is left after those that somebody clicked: these are no positives, nor negatives.
-        num_negatives=1 + max(len(found) for found in forbidden.values()),
-        sampling_strategy="top",
-        output_format="triplet",
-        use_faiss=False,
-        verbose=False,
-    )
+    with redirect_stderr(StringIO()):  # its progress bar cannot be turned off
+        mined = mine_hard_negatives(
+            dataset,
+            champion,  # type: ignore[arg-type]
+            anchor_column_name="query",
+            positive_column_name="positive",
+            corpus=list(texts.values()),
+            relative_margin=relative_margin,
+            # Enough that one is left after those that somebody clicked: these are no positives, nor negatives.
+            num_negatives=1 + max(len(found) for found in forbidden.values()),
+            sampling_strategy="top",
+            output_format="triplet",
+            use_faiss=False,
+            verbose=False,
+        )
     negatives: dict[tuple[str, str], str] = {}
     for row in mined:  # the hardest of a pair come first
         if row["negative"] not in forbidden[row["query"]]:
