@@ -20,7 +20,7 @@ from ..retriever.compaction import Compaction, Compactions
 from ..retriever.database import Database
 from ..retriever.documents import Documents
 from ..retriever.edge import EdgeStore
-from ..retriever.errors import ClickLoopError, DataFolderError, InvalidInput, WaitExceeded
+from ..retriever.errors import ClickLoopError, DataFolderError, InvalidInput, NotReady, WaitExceeded
 from ..retriever.first_release import Paths
 from ..retriever.follower import Follower
 from ..retriever.index import IndexStore
@@ -87,7 +87,7 @@ class ClickLoop:
         self._owner: Owner | None = None
         self._follower: Follower | None = None
         self._opening: threading.Thread | None = None
-        self._started = False
+        self._started = self._closed = False
         self._start_lock = threading.Lock()
 
     # Life
@@ -106,14 +106,21 @@ class ClickLoop:
             owner = self.make_owner()
             if self._shared:
                 self.store.names()  # says at once that no server answers
+            else:
+                own_or_refuse(owner, self._lock("owner"), self.settings.data_dir)
+            try:
+                self._announce_admin_key()
+            except BaseException:
+                owner.release()  # whoever tries again needs it
+                raise
+            if self._shared:
                 self._follower = Follower(owner, self.releases, self.store, self.live)
                 begin = self._follower.open
             else:
-                own_or_refuse(owner, self._lock("owner"), self.settings.data_dir)
                 self._owner = owner
                 begin = partial(owner.open_and_run, self._compactions())
-            self._started = True
-            self._announce_admin_key()
+            self.log.open()
+            self.failure, self._closed, self._started = None, False, True
             self._opening = threading.Thread(target=self._open, args=(begin, on_failure), name="opening", daemon=True)
             self._opening.start()
             if nights:
@@ -121,7 +128,7 @@ class ClickLoop:
                 self._nights.open()
 
     def close(self) -> None:
-        """Idempotent. What was acknowledged is on disk."""
+        """Idempotent. What was acknowledged is on disk. `start` opens it again, a search does not."""
         with self._start_lock:
             self._nights.close()
             self.log.close()
@@ -130,8 +137,9 @@ class ClickLoop:
             for part in (self._owner, self._follower):
                 if part is not None:
                     part.close()
+            self._owner = self._follower = self._opening = None
             self.database.close()
-            self._started = False
+            self._started, self._closed = False, True
 
     def __enter__(self) -> "ClickLoop":
         try:
@@ -161,6 +169,8 @@ class ClickLoop:
     ) -> Answer:
         """The hits, best first; the answer's `query_id` names the search in events."""
         if not self._started:
+            if self._closed:
+                raise NotReady("the service was closed: start it again, or ask before it is closed")
             self.start()
             self.wait_until_ready()
         return self.searcher.search(query, k, filter, who, log)

@@ -17,6 +17,7 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 6 * 3600  # a start missed by less than this is made up for once
+BUSY = 4  # exit status of a child that found another one at work
 
 
 class Nights:
@@ -33,6 +34,7 @@ class Nights:
 
     def open(self) -> None:
         """Resumes what was interrupted and begins to follow the schedule."""
+        self._closing = False
         if self._runs.unfinished() is not None:
             self._watch()
         schedule = self._settings.schedule
@@ -45,10 +47,11 @@ class Nights:
             self._scheduler.start()
 
     def start(self, requested_by: str) -> Run:
-        """Raises Conflict while a run is active."""
-        run = self._runs.queue(requested_by)
-        self._watch()
-        return run
+        """Raises Conflict while a run is active; one that was interrupted goes on."""
+        try:
+            return self._runs.queue(requested_by)
+        finally:
+            self._watch()
 
     def close(self) -> None:
         """Ends the child; its run goes on where it was at the next start."""
@@ -83,7 +86,10 @@ class Nights:
             code = self._child.wait()
             again = self._runs.get(run.id)
             if code != 0 and again.attempts == run.attempts:
-                log.error("the nightly run %s cannot be started (exit status %d)", run.id, code)
+                if code == BUSY:
+                    log.info("the nightly run %s is another process's", run.id)
+                else:
+                    log.error("the nightly run %s cannot be started (exit status %d)", run.id, code)
                 with self._lock:
                     self._watcher = None
                 return
@@ -100,11 +106,16 @@ class Nights:
 
 
 def main() -> int:
+    from ..trainer.nightly import Busy
     from .loop import ClickLoop
 
     loop = ClickLoop(begin())
     show: Callable[[str, float], None] = lambda _step, _share: None  # noqa: E731
-    return 0 if loop.run_night(sys.argv[1], show).outcome != "failed" else 1
+    try:
+        return 0 if loop.run_night(sys.argv[1], show).outcome != "failed" else 1
+    except Busy as error:
+        print(f"clickloop: {error}", file=sys.stderr)
+        return BUSY
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from .vectors import Newest, scratch
 log = logging.getLogger(__name__)
 
 PROBES = 50  # documents whose neighbours are compared with exact search
-PAUSE_SECONDS = 3600.0  # after one that failed
+PAUSE_SECONDS = 3600.0  # after one that failed, was refused, or found that it was not the time
 
 
 class Compaction:
@@ -125,6 +125,7 @@ class Compactions:
         self._after = after
         self._spawn = spawn
         self._child: subprocess.Popen[bytes] | None = None
+        self._tried: str | None = None  # the build that was to be replaced
         self._not_before = 0.0
 
     def look(self, live: Build, needed: Callable[[], bool]) -> bool:
@@ -136,12 +137,19 @@ class Compactions:
             self._child = None
             if code != 0:
                 log.error("the index could not be made anew (exit status %d); trying again later", code)
-                self._not_before = time.monotonic() + PAUSE_SECONDS
+                self._pause()
                 return True
         if live.unoptimized > self._after and time.monotonic() > self._not_before and not needed():
-            log.info("%d writes since %s was optimised: its index is made anew", live.unoptimized, live.id)
-            self._child = self._spawn()
+            if live.id == self._tried:
+                self._pause()
+            else:
+                log.info("%d writes since %s was optimised: its index is made anew", live.unoptimized, live.id)
+                self._child, self._tried = self._spawn(), live.id
         return False
+
+    def _pause(self) -> None:
+        self._tried = None
+        self._not_before = time.monotonic() + PAUSE_SECONDS
 
     def close(self) -> None:
         """Ends the child; the next start of the service tries again."""

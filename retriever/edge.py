@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from .errors import IndexFault, InvalidInput, NoRoom
+from .errors import IndexLost, InvalidInput, NoRoom
 from .filters import MAX_EXACT, Condition, Filter, Scalar
 from .index import BREADTH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
@@ -35,6 +35,7 @@ class EdgeStore:
     """Builds as folders below `folder`. A folder opens once, in one process."""
 
     tends_itself = False  # it could, but would stop the process that serves for all that time
+    exclusive = True
 
     def __init__(self, folder: Path, payload_indexes: PayloadIndexes) -> None:
         self._folder = folder
@@ -59,7 +60,7 @@ class EdgeStore:
     def open(self, name: str) -> Index:
         path = self._folder / name
         if not path.is_dir():
-            raise IndexFault(f"the index folder {path} does not exist")
+            raise IndexLost(f"the index folder {path} does not exist")
         _check_room(path, OPENING, f"opening the index {name}")
         _read_ahead(path)
         try:
@@ -67,7 +68,7 @@ class EdgeStore:
         except BaseException as error:
             # The engine panics on some damage, with an exception that is none.
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-                raise IndexFault(f"the index folder {path} cannot be opened: {error}") from error
+                raise IndexLost(f"the index folder {path} cannot be opened: {error}") from error
             raise
 
     def drop(self, name: str) -> None:

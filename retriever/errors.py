@@ -13,6 +13,7 @@ ClickLoopError
 ├── DataFolderError   the data folder cannot be used by this version
 ├── ModelError        a model is missing, damaged or cannot be loaded
 └── IndexFault        the vector index refused an operation
+    └── IndexLost     it is gone or damaged: it has to be made anew
 
 Messages say the name, the value and the remedy.
 """
@@ -54,7 +55,9 @@ class Unreachable(NotReady):
     retry_after = 30
 
     def __init__(self, cause: object) -> None:
-        super().__init__(f"the Qdrant server does not answer ({cause}): start it, or correct qdrant.url")
+        super().__init__(
+            f"the Qdrant server does not answer ({cause}): start it, or correct qdrant.url and qdrant.api_key"
+        )
 
 
 class NoRoom(NotReady):
@@ -90,4 +93,8 @@ class ModelError(ClickLoopError):
 
 
 class IndexFault(ClickLoopError):
+    pass
+
+
+class IndexLost(IndexFault):
     pass

@@ -54,16 +54,19 @@ class Index(Protocol):
 
 
 class IndexStore(Protocol):
-    """Where the indexes of builds live, by the build's id. `tends_itself`: the engine keeps them fast by itself."""
+    """Where the indexes of builds live, by the build's id. `tends_itself`: the engine keeps them fast by itself;
+    `exclusive`: nobody else keeps anything there.
+    """
 
     tends_itself: bool
+    exclusive: bool
 
     def create(self, name: str, dimension: int) -> Index:
         """Replaces what an interrupted attempt left under this name."""
         ...
 
     def open(self, name: str) -> Index:
-        """Raises IndexFault when there is none or it is damaged."""
+        """Raises IndexLost when there is none or it is damaged."""
         ...
 
     def drop(self, name: str) -> None:

@@ -47,9 +47,15 @@ class SearchLog:
         self._some = threading.Event()  # entries wait
         self._hurry = threading.Event()  # somebody waits for them
         self._lock = threading.Lock()
-        self._closing = self._closed = False
-        self._thread = threading.Thread(target=self._run, name="search-log", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self.open()
+
+    def open(self) -> None:
+        """Writes again after `close`. Idempotent."""
+        if self._thread is None:
+            self._closing = self._closed = False
+            self._thread = threading.Thread(target=self._run, name="search-log", daemon=True)
+            self._thread.start()
 
     def record(self, search: Search) -> None:
         """Returns at once; the search is written within milliseconds, before any event that comes after it."""
@@ -68,11 +74,12 @@ class SearchLog:
 
     def close(self) -> None:
         """Writes what waits, then stops."""
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._closing = True
             self._hurry.set()
             self._some.set()
             self._thread.join()
+            self._thread = None
 
     def _put(self, entry: _Entry) -> None:
         with self._lock:
@@ -88,22 +95,23 @@ class SearchLog:
             self._some.set()
 
     def _run(self) -> None:
-        again: list[_Entry] = []
+        written = True
         while True:
-            self._some.wait(RETRY_SECONDS if again else None)
-            self._hurry.wait(GATHER_SECONDS)
+            self._some.wait(None if written else RETRY_SECONDS)
+            self._hurry.wait(GATHER_SECONDS if written else RETRY_SECONDS)
             closing = self._closing
-            entries = again + self._gather()
-            again = self._commit(entries) if entries else []
-            if closing and self._ended():
-                if again:
-                    log.error("%d searches could not be written before the end", len(again))
+            entries = self._gather()
+            written = self._commit(entries) if entries else True
+            if closing and self._ended(written):
                 return
 
-    def _ended(self) -> bool:
-        """Whether nothing waits; from then on nothing is taken."""
+    def _ended(self, written: bool) -> bool:
+        """Whether nothing waits, or cannot be written; from then on nothing is taken."""
         with self._lock:
-            self._closed = not self._waiting
+            self._closed = not (written and self._waiting)
+            left = len(self._waiting)
+        if self._closed and left:
+            log.error("%d searches could not be written before the end", left)
         return self._closed
 
     def _gather(self) -> list[_Entry]:
@@ -120,23 +128,35 @@ class SearchLog:
             self._some.set()
         return gathered
 
-    def _commit(self, entries: list[_Entry]) -> list[_Entry]:
-        """Writes the entries; returns the searches that have to be tried again."""
+    def _commit(self, entries: list[_Entry]) -> bool:
+        """Writes the entries; False when the database refused: the searches wait on."""
         try:
             with self._database.write() as connection:
                 self._write_searches(connection, [entry.search for entry in entries if entry.search is not None])
                 counted = self._write_events(connection, [entry for entry in entries if entry.events])
         except DatabaseFault as error:
             log.warning("the log could not be written, will try again: %s", error)
-            _fail(entries, error)
-            return [entry for entry in entries if entry.search is not None]
+            self._put_back(entries, error)
+            return False
         except Exception as error:
-            log.exception("log entries were lost")
+            if len(entries) > 1:  # one that cannot be written takes no other along
+                written = [self._commit([entry]) for entry in entries]
+                return all(written)
+            log.exception("a log entry was lost")
             _fail(entries, error)
-            return []
+            return True
         for entry, accepted in counted:
             entry.done.set_result(accepted)
-        return []
+        return True
+
+    def _put_back(self, entries: list[_Entry], error: DatabaseFault) -> None:
+        """Searches wait for the next attempt, in their order; who waits for events is told at once."""
+        with self._lock:
+            unwritten = [*entries, *self._waiting]
+            self._waiting = deque(entry for entry in unwritten if entry.search is not None)
+            self._hurry.clear()
+            self._some.clear()
+        _fail(unwritten, error)
 
     def _write_searches(self, connection: Connection, batch: list[Search]) -> None:
         if not batch:

@@ -17,7 +17,7 @@ import numpy as np
 from .compaction import Compactions
 from .database import Database, hold_documents
 from .documents import Documents, count
-from .errors import ClickLoopError, IndexFault, InUse, NotReady
+from .errors import ClickLoopError, IndexFault, IndexLost, InUse, NotReady
 from .first_release import Paths, first_release
 from .index import IndexStore
 from .indexer import STEP, Indexer
@@ -106,6 +106,7 @@ class Owner:
 
     def tick(self) -> bool:
         """Indexes some of what was written and grants the oldest wish; True while there is more to do."""
+        self._follow_pointer()
         busy = self._index()
         if not busy and (wanted := self._releases.wanted()) is not None:
             self._grant(wanted)
@@ -115,6 +116,16 @@ class Owner:
         if not busy and self._releases.builds("rejected"):
             self._drop_old_builds()
         return busy
+
+    def _follow_pointer(self) -> None:
+        """The pointer rules: where a fault hid that it was moved, its build is installed now."""
+        wanted, current, challenger = self._releases.live(), self._live.current(), self._live.challenger()
+        if wanted is None or current is None or wanted.id == current.build.id:
+            return
+        if challenger is not None and challenger.build.id == wanted.id:
+            self._retire(challenger)
+        else:
+            self._retire(self._caught_up(wanted))
 
     def _index(self) -> bool:
         live = self._live.current()
@@ -193,6 +204,7 @@ class Owner:
             with self._database.write() as connection:
                 finish_switch(connection, wanted.id, error=str(error))
             return
+        self._live.install(opened)  # before anything that may fail: this build is live
         self._begin("retiring", wanted)
         self._retire(opened)
 
@@ -297,7 +309,7 @@ class Owner:
             encoder = self._releases.encoder(release)
         try:
             index = self._store.open(build.id)
-        except IndexFault as error:
+        except IndexLost as error:
             log.warning("%s: it is made anew from the documents", error)
             index = self._store.create(build.id, release.dimension)
             with self._database.write() as connection:

@@ -44,10 +44,15 @@ def add_switch(connection: Connection, build_id: str, reason: str, requested_by:
 
 def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
     """Moves the pointer to the switch's build, or notes why not, and says so in the run that wished for it; the
-    caller's transaction holds it together. Raises Conflict as `check_champion` does.
+    caller's transaction holds it together. A wish is answered once: doing it again with an error changes nothing.
+    Raises Conflict as `check_champion` does, and when a wish that was answered is to be granted.
     """
     values: dict[str, object] = {"finished_at": time.time(), "error": error}
-    wish = connection.execute(select(switches).where(switches.c.id == switch_id)).one()
+    wish = connection.execute(select(switches).where(switches.c.id == switch_id).with_for_update()).one()
+    if wish.state != "requested":
+        if error is None:
+            raise Conflict(f"the switch to {wish.build_id} was answered before: {wish.state}")
+        return
     if error is None:
         if wish.reason == "promotion":
             check_champion(connection, wish.run_id)

@@ -7,15 +7,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from .errors import IndexFault, InvalidInput, Unreachable
+from .errors import IndexFault, IndexLost, InvalidInput, Unreachable
 from .filters import MAX_EXACT, Condition, Filter, Scalar
 from .index import BREADTH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
 BATCH = 256
 GREEN_SECONDS = 600  # how long the server may take to index a new build
+REFUSED = {400, 404, 409, 413, 422}  # HTTP: what was asked is wrong, and will be; other answers pass, or are of a proxy
 
 
 P = ParamSpec("P")
@@ -23,7 +25,7 @@ T = TypeVar("T")
 
 
 def asking(method: Callable[P, T]) -> Callable[P, T]:
-    """Raises Unreachable when the server does not answer, and IndexFault when it refuses."""
+    """Raises Unreachable when the server does not answer, or not now, and IndexFault when it refuses."""
 
     @functools.wraps(method)
     def asked(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,7 +34,11 @@ def asking(method: Callable[P, T]) -> Callable[P, T]:
         except ResponseHandlingException as error:
             raise Unreachable(error.source) from error
         except UnexpectedResponse as error:
-            raise IndexFault(f"the Qdrant server refused: {error}") from error
+            if error.status_code in REFUSED:
+                raise IndexFault(f"the Qdrant server refused: {error}") from error
+            raise Unreachable(f"HTTP status {error.status_code}") from error
+        except QdrantException as error:  # too many requests
+            raise Unreachable(error) from error
 
     return asked
 
@@ -44,9 +50,10 @@ def open_qdrant(url: str, api_key: str | None, prefix: str, payload_indexes: Pay
 
 
 class QdrantStore:
-    """Collections named `<prefix><build>`, so that several services can share a server."""
+    """Collections named `<prefix><build>`: several services can share a server, also with the same prefix."""
 
     tends_itself = True
+    exclusive = False
 
     def __init__(self, client: QdrantClient, prefix: str, payload_indexes: PayloadIndexes) -> None:
         self._client = client
@@ -71,7 +78,7 @@ class QdrantStore:
     def open(self, name: str) -> Index:
         collection = self._prefix + name
         if not self._client.collection_exists(collection):
-            raise IndexFault(f"the Qdrant collection {collection} does not exist")
+            raise IndexLost(f"the Qdrant collection {collection} does not exist")
         return QdrantIndex(self._client, collection)
 
     @asking

@@ -299,15 +299,17 @@ def _quantised(folder: Path) -> str:
 
 
 def drop_half_made(releases: Releases, store: IndexStore) -> None:
-    """Removes the builds and releases that were interrupted while they were made, and indexes that no build knows. The
-    caller holds the lock of the nightly run.
+    """Removes the builds and releases that were interrupted while they were made, and, where nobody else keeps any,
+    indexes that no build knows. The caller holds the lock of the nightly run.
     """
-    whole = {build.id for build in releases.builds() if build.state != "building"}
-    for name in set(store.names()) - whole:
-        store.drop(name)
-    for build in releases.builds():
+    known = releases.builds()
+    for build in known:
         if build.state == "building":
+            store.drop(build.id)
             releases.forget_build(build.id)
+    strays = set(store.names()) - {build.id for build in known}  # also says that no server answers
+    for name in strays if store.exclusive else ():
+        store.drop(name)
     releases.drop_half_made()
 
 

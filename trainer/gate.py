@@ -25,6 +25,7 @@ FIRST_LOOKS_BONUS = 2e-4
 FIRST_BUDGET, FOLLOW_BUDGET = 0.036, 0.012
 PACE = 150  # of k; how slowly both budgets are spent
 CHALLENGER_NIGHTS = 28  # its own first one included
+FEW = 30  # with fewer query clusters, or people, nothing is ruled out
 _HARMONIC = sum(1 / night for night in range(2, CHALLENGER_NIGHTS + 1))
 
 
@@ -95,8 +96,11 @@ class Sample:
     def p_value(self) -> float:
         """One-sided, of "the mean is not above 0", guarded where the normal tail is too thin.
 
-        ln p = ln(1 − Φ(z)) + max(−skew, 0) · z³ / (3√n) + z⁴ / (4n), after the Cramér-type deviations of Student's t in
-        Jing, Shao, Wang (2003). Without the skew term a left-skewed null is rejected dozens of times too often.
+        p = (1 − Φ(z)) · exp(max(−skew, 0) · z³ / (3√n) + z⁴ / (4n)) + (1 + mean)⁻ⁿ. The first term is after the
+        Cramér-type deviations of Student's t in Jing, Shao, Wang (2003); without the skew a left-skewed null is
+        rejected dozens of times too often. The second is the chance that n units hold none of the rare losses, of 1
+        each, that would make their mean 0: of a share q = mean / (1 + mean), (1 − q)ⁿ. Of what was not drawn the skew
+        knows nothing.
         """
         if self.z <= 0:
             return 1.0
@@ -104,8 +108,8 @@ class Sample:
         lean = max(-self.skew, 0.0)
         # Beyond this z the correction would grow faster than the evidence.
         z = min(self.z, root * (math.sqrt(lean**2 + 4) - lean) / 2)
-        log_p = float(log_ndtr(-z)) + lean * z**3 / (3 * root) + z**4 / (4 * self.n)
-        return math.exp(min(log_p, 0.0))
+        log_tail = float(log_ndtr(-z)) + lean * z**3 / (3 * root) + z**4 / (4 * self.n)
+        return min(math.exp(min(log_tail, 0.0)) + math.exp(-self.n * math.log1p(self.mean)), 1.0)
 
     @property
     def votes_p_value(self) -> float:
@@ -228,7 +232,9 @@ def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
 
 
 def follow(challenger: Challenger, dials: Promotion) -> Decision:
-    """On the challenger after one more night. Promoted by either kind of evidence unless the other contradicts."""
+    """On the challenger after one more night. Promoted by either kind of evidence, unless people prefer the champion:
+    queries have no veto, because what the champion did not show counts as nothing in them.
+    """
     k, nights = challenger.k, challenger.nights
     level = night_level(challenger.budget, nights)
     queries, people = challenger.queries, challenger.people
@@ -248,13 +254,14 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
     def answer(outcome: str, reason: str) -> Decision:
         return Decision(outcome, (*facts, reason), found, k, level, p)
 
-    if people.high < 0 or (queries.high < dials.min_effect and people.mean <= 0):
+    told, heard = queries.n >= FEW, people.n >= FEW
+    if (heard and people.high < 0) or (told and queries.high < dials.min_effect and people.mean <= 0):
         return answer("rejected", "a worthwhile gain can be ruled out")
     if p <= level and nights <= CHALLENGER_NIGHTS:
         if found is queries and queries.mean < dials.min_effect:
             return answer("rejected", f"it is better, but by less than is worth a switch ({dials.min_effect:g})")
         return answer("promoted", "it is really better")
-    if queries.mean + HOPELESS_Z * queries.error < dials.min_effect and people.mean <= 0:
+    if told and queries.mean + HOPELESS_Z * queries.error < dials.min_effect and people.mean <= 0:
         return answer("rejected", f"a gain of {dials.min_effect:g} has become improbable")
     if nights >= CHALLENGER_NIGHTS:
         return answer("rejected", f"no proof in {CHALLENGER_NIGHTS} nights")

@@ -183,10 +183,10 @@ class History:
     def _add(self, end: int, tonight: Bounds) -> None:
         before = self.bounds
         new = read_log(self._database, Bounds(end, tonight.event), after=before.search)
-        honest, robots = self._honest(new)
-        fair = fairly(honest)
         late = clicked_later(self._database, before, tonight.event)
-        visits, again = self._visits(fair, late)
+        honest, honestly_late, robots = self._honest(new, late, tonight.event)
+        fair = fairly(honest)
+        visits, again = self._visits(fair, honestly_late)
         fresh = fair.join(visits, on="search", how="semi", maintain_order="left")
         now, then = (read_searches(self._database, again, event) for event in (tonight.event, before.event))
         judges, added = self._judges(new, now)
@@ -210,12 +210,18 @@ class History:
         tables = {name: found[name].select(schema.names()).cast(schema) for name, schema in SCHEMAS.items()}
         self._kept.add(tables, state)
 
-    def _honest(self, new: pl.DataFrame) -> tuple[pl.DataFrame, Robots]:
-        """Robots are told by what they did lately, too."""
-        lately = self.newest(RECENT)
+    def _honest(self, new: pl.DataFrame, late: Sequence[int], event: int) -> tuple[pl.DataFrame, list[int], Robots]:
+        """What is new, and which searches of `late`, of those that count, got their clicks from people. Robots are told
+        by what they did lately, too, late clicks included; those of a robot are not counted.
+        """
+        counts = self._kept.scan("visits").select("search")
+        recent = counts.select(pl.col("search").top_k(RECENT)).collect()["search"]
+        known = counts.filter(pl.col("search").is_in(late)).collect()["search"]
+        earlier = pl.concat([recent, known]).unique().sort()
+        lately = read_searches(self._database, earlier.to_list(), event)
         honest, robots = without_robots(pl.concat([lately, new]), self._recipe.mining.max_searches_per_person)
-        later = pl.col("search") > self.bounds.search
-        return honest.filter(later), robots
+        found = known.filter(known.is_in(honest["search"].unique().implode()))
+        return honest.filter(pl.col("search") > self.bounds.search), found.sort().to_list(), robots
 
     def _visits(self, log: pl.DataFrame, late: Sequence[int]) -> tuple[pl.DataFrame, list[int]]:
         """The visits of new searches (`visit`, `search`), and numbers of earlier ones whose visit has changed: by one

@@ -16,7 +16,7 @@ from .gate import Decision, Sample, ask_people, decide, follow, screen, unlooked
 from .guards import Guarded, broken, summed_up
 from .history import History
 from .lessons import Lessons
-from .recipe import Recipe
+from .recipe import Recipe, Split
 from .runs import Run, Runs
 from .screen import saving, screening_rows
 from .slices import by_slice
@@ -148,7 +148,9 @@ class Judge:
         run, lessons = tonight.run, tonight.lessons
         assert run.log_seq is not None
         later = self._history.since(followed.log_seq)
-        heard = untaught(later, self._history.clusters(release.lineage["log_seq"]), self._recipe.split)
+        # That of its training, whatever the settings say by now: nothing that taught it may judge it.
+        taught_by = Split.model_validate(release.lineage.get("split", self._recipe.split.model_dump()))
+        heard = untaught(later, self._history.clusters(release.lineage["log_seq"]), taught_by)
         wordings = commonest(wordings_of(heard))
         results = contest.results(tally(heard, by=("release", "cluster")), lessons.clicks, wordings)
         liked = preferences(later, followed.release_id)

@@ -13,6 +13,7 @@ import polars as pl
 from ..retriever.types import Vectors
 
 LEAST_WEIGHT = 0.02
+MOST_PASSED = 20  # clicked documents among a query's hardest negatives; each of them costs memory for every pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def triplets(
             corpus=list(texts.values()),
             relative_margin=relative_margin,
             # Enough that one is left after those that somebody clicked: these are no positives, nor negatives.
-            num_negatives=1 + max(len(found) for found in forbidden.values()),
+            num_negatives=1 + min(max(len(found) for found in forbidden.values()), MOST_PASSED),
             sampling_strategy="top",
             output_format="triplet",
             use_faiss=False,

@@ -137,9 +137,8 @@ class Night:
             if self._challenger_wins(tonight, followed):
                 return
         lessons.check_pairs(self._recipe)
-
-        release = self._teacher.teach(tonight)
         lessons.check_judges(self._recipe)
+        release = self._teacher.teach(tonight)
 
         steps.begin("screening")
         decision, results = self._judge.screen(tonight, release)

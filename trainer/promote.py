@@ -54,10 +54,10 @@ class Promoter:
     ) -> str:
         """A new index from the judged vectors, checked with these queries; returns its build.
 
-        What a crash left half made is redone.
+        What a crash left half made is redone, and what it left of another candidate of this run too.
         """
         build_id = run.id.replace("run-", "build-", 1)
-        if self.ready(build_id):
+        if self.ready(build_id) and self._releases.build(build_id).release_id == candidate.release.id:
             return build_id
         live = self._releases.live()
         assert live is not None

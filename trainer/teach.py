@@ -81,6 +81,7 @@ class Teacher:
             "triplets": len(training),
             "log_seq": run.log_seq,
             "event_seq": run.event_seq,
+            "split": self._recipe.split.model_dump(),
         }
         quantised = champion.engine == QUANTISED
         release = self._releases.make(

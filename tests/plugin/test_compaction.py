@@ -2,6 +2,8 @@
 
 import gc
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -17,6 +19,7 @@ from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
+from clickloop.retriever.compaction import Compactions
 from clickloop.retriever.ledger import entries, verify
 from clickloop.retriever.schema import live
 from clickloop.retriever.types import Build, Document
@@ -256,3 +259,23 @@ def test_what_was_live_is_gone_when_it_is_retired(loop: ClickLoop) -> None:
         assert former() is None
     finally:
         gc.enable()
+
+
+def test_an_index_that_was_not_replaced_is_not_made_again_and_again() -> None:
+    """The child found that it was not the time for it, or the owner refused what it made."""
+    begun = []
+
+    def spawn() -> "subprocess.Popen[bytes]":
+        begun.append(subprocess.Popen([sys.executable, "-c", ""]))
+        return begun[-1]
+
+    def look(build: Build) -> int:
+        compactions.look(build, lambda: False)
+        begun[-1].wait()
+        return len(begun)
+
+    compactions = Compactions(10, spawn)
+    worn = [Build(f"build-{number}", "release", "ready", 50, 0.0) for number in range(3)]
+    assert [look(build) for build in worn] == [1, 2, 3], "each went live and has worn since"
+    assert [look(worn[-1]) for _ in range(5)] == [3] * 5
+    assert look(worn[0]) == 3, "it waits for a while, whatever is live then"

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from clickloop.plugin import ClickLoop, Settings
 from clickloop.plugin.settings import Schedule
-from clickloop.retriever.errors import InUse, InvalidInput, ModelError
+from clickloop.retriever.errors import DatabaseFault, InUse, InvalidInput, ModelError, NotReady
 from clickloop.retriever.locks import open_lock
 from clickloop.retriever.types import Document, Event, Who
 
@@ -151,3 +151,34 @@ def test_a_missing_model_is_named_before_anything_starts(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="nothing here"):
         loop.start()
     loop.close()
+
+
+def test_a_service_that_was_closed_can_be_started_again(data_dir: Path, settings_for: SettingsFor) -> None:
+    loop = ClickLoop(settings_for(data_dir))
+    for number in range(2):
+        loop.start()
+        loop.wait_until_ready()
+        answer = loop.search("red list")
+        assert answer.hits
+        assert (
+            loop.add_events(
+                [Event(f"e{number}", answer.query_id, "click", answer.hits[0].id, 1, Who(), None, 100.0)]
+            ).accepted
+            == 1
+        )
+        loop.close()
+        with pytest.raises(NotReady, match="closed"):
+            loop.search("red list")
+    assert open_lock(loop.database, data_dir / "locks", "owner").acquire(), "a late search does not start it again"
+
+
+def test_a_start_that_fails_half_way_can_be_tried_again(
+    data_dir: Path, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = ClickLoop(settings_for(data_dir))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.keys, "ensure_admin", lambda _preset: (_ for _ in ()).throw(DatabaseFault("locked")))
+        with pytest.raises(DatabaseFault):
+            loop.start()
+    with loop:
+        assert loop.search("red list").hits

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import UnexpectedResponse
 from school import LessonSettings, one_night, until
 from sqlalchemy import func, select
 
@@ -28,8 +30,9 @@ from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Qdrant, Settings
 from clickloop.retriever import database as database_module
 from clickloop.retriever.edge import EdgeStore
-from clickloop.retriever.errors import NoRoom, Unreachable
+from clickloop.retriever.errors import IndexFault, IndexLost, NoRoom, Unreachable
 from clickloop.retriever.qdrant import QdrantStore, open_qdrant
+from clickloop.retriever.releases import drop_half_made, new_id
 from clickloop.retriever.schema import looks, searches
 from clickloop.trainer.runs import Run
 
@@ -323,6 +326,50 @@ def test_nights_without_the_qdrant_server_fail_with_the_reason_and_the_next_one_
     assert outcome.startswith("promoted"), outcome
     assert set(loop.store.names()) == {build.id for build in loop.releases.builds()}, "no orphan"
     assert all(build.state in ("ready", "retired") for build in loop.releases.builds())
+    loop.close()
+
+
+class Refusing(QdrantClient):
+    """A server that answers questions about collections with this HTTP status, or that it has too much to do."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(":memory:")
+        self._status = status
+
+    def collection_exists(self, *_: Any, **__: Any) -> bool:
+        if self._status is None:
+            raise ResourceExhaustedResponse("too many requests", retry_after_s=1)
+        raise UnexpectedResponse(self._status, "reason", b"", httpx.Headers())
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 502, 503, None])
+def test_a_qdrant_server_that_refuses_for_now_does_not_cost_the_index(status: int | None) -> None:
+    """Where it is lost it would be made anew, after the old one was dropped."""
+    with pytest.raises(Unreachable):
+        QdrantStore(Refusing(status), "test-", {}).open("build")
+
+
+def test_a_qdrant_server_that_refuses_for_good_says_so(nobody: str) -> None:
+    with pytest.raises(IndexFault, match="refused") as refused:
+        QdrantStore(Refusing(400), "test-", {}).open("build")
+    assert not isinstance(refused.value, IndexLost)
+    with pytest.raises(IndexLost, match="does not exist"):
+        QdrantStore(Switchable(nobody), "test-", {}).open("build")
+
+
+def test_collections_of_others_on_the_same_server_stay(
+    data_dir: Path, settings_for: Callable[[Path], Settings], nobody: str
+) -> None:
+    """Of a service with the same prefix, of one whose prefix begins alike, and of something else."""
+    others = [f"clickloop-{new_id('build')}", f"clickloop-shop-{new_id('build')}", "clickloop-my-own-notes"]
+    loop, server = ClickLoop(with_qdrant(settings_for(data_dir), nobody)), Switchable(nobody)
+    loop._store = store = QdrantStore(server, "clickloop-", {})
+    for name in others:
+        store.create(name.removeprefix("clickloop-"), 4)
+    interrupted = loop.releases.add_build(loop.releases.list()[0].id)
+    store.create(interrupted.id, 4)
+    drop_half_made(loop.releases, store)
+    assert {f"clickloop-{name}" for name in store.names()} == set(others)
     loop.close()
 
 

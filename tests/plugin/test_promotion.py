@@ -13,8 +13,12 @@ from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
+from clickloop.retriever import owner as owner_module
+from clickloop.retriever.database import Database
 from clickloop.retriever.documents import Documents
+from clickloop.retriever.errors import DatabaseFault
 from clickloop.retriever.ledger import entries, verify
+from clickloop.retriever.owner import Owner
 from clickloop.retriever.schema import live
 from clickloop.retriever.types import Document
 
@@ -77,6 +81,40 @@ def test_a_promotion_killed_at_a_step_is_done_once_and_nothing_is_lost(
     build = opened()
     assert build is not None
     assert build.index.count() == loop.documents.count()
+    loop.close()
+
+
+@pytest.mark.parametrize("hidden", ["the answer of the commit", "the step after it"])
+def test_a_fault_that_hides_that_the_pointer_moved_leaves_nobody_behind(
+    hidden: str, asked: Path, copy: Callable[[Path], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = []
+
+    def switch(owner: Owner, *given: object) -> None:
+        committed(owner, *given)
+        if hidden == "the answer of the commit" and not faults:
+            faults.append("commit")
+            raise DatabaseFault("the connection was lost")
+
+    def say(database: Database, run_id: str | None, step: str) -> None:
+        if hidden == "the step after it" and step == "retiring":
+            faults.append("step")
+            raise DatabaseFault("locked")
+        said(database, run_id, step)
+
+    committed: Callable[..., None] = Owner._switch
+    said = owner_module.show_step
+    monkeypatch.setattr(Owner, "_switch", switch)
+    monkeypatch.setattr(owner_module, "show_step", say)
+    loop = ClickLoop(copy(asked))
+    wanted = loop.releases.wanted()
+    assert wanted is not None
+    loop.start(nights=False)
+    until(lambda: bool(faults))
+    until(lambda: (build := loop.live.current()) is not None and build.build.id == wanted.build_id)
+    assert loop.releases.switch(wanted.id).state == "done"
+    loop.wait_for(loop.documents.revision())
+    assert {hit.id for hit in loop.search("0 k new", k=1000, log=False)} >= {document.id for document in NEW}
     loop.close()
 
 

@@ -1,12 +1,15 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
 
+from clickloop.retriever import log as module
 from clickloop.retriever.database import Database
-from clickloop.retriever.errors import NotReady
+from clickloop.retriever.errors import DatabaseFault, NotReady
 from clickloop.retriever.log import Accepted, SearchLog
 from clickloop.retriever.schema import events, searches, shown
 from clickloop.retriever.types import Event, Search, Shown, Who
@@ -89,6 +92,56 @@ def test_of_two_who_send_the_same_events_one_brings_each(database: Database, log
     assert sum(one.duplicates for one in counted) == 350
     with database.read() as connection:
         assert len(connection.execute(select(events)).all()) == 50
+
+
+def test_while_the_database_refuses_no_more_than_the_limit_waits(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 25)
+    monkeypatch.setattr(module, "MAX_GROUP", 10)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    log, refused = SearchLog(database), threading.Event()
+
+    def refuse() -> None:
+        refused.set()
+        raise DatabaseFault("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "write", refuse)
+        for number in range(25):
+            log.record(search(f"q{number:02}"))
+        assert refused.wait(PATIENCE_SECONDS)
+        taken = 25
+        with suppress(NotReady):  # those that are being tried at this moment leave room for as many
+            for taken in range(25, 50):
+                log.record(search(f"q{taken:02}"))
+                time.sleep(0.01)
+        assert taken <= 35
+        with pytest.raises(NotReady):
+            log.add([event("told at once")])
+    log.close()
+    with database.read() as connection:
+        written = connection.scalars(select(searches.c.query_id).order_by(searches.c.seq)).all()
+    assert written == [f"q{number:02}" for number in range(taken)]
+
+
+def test_an_entry_that_cannot_be_written_takes_no_other_along(database: Database, log: SearchLog) -> None:
+    log.record(search("before"))
+    log.record(replace(search("broken"), filter={"year": object()}))
+    log.record(search("after"))
+    assert log.add([event("e", "after")]) == Accepted(1, 0)
+    with database.read() as connection:
+        assert connection.scalars(select(searches.c.query_id).order_by(searches.c.seq)).all() == ["before", "after"]
+
+
+def test_a_log_that_was_closed_is_opened_again(database: Database) -> None:
+    log = SearchLog(database)
+    log.close()
+    log.open()
+    log.record(search("again"))
+    log.close()
+    with database.read() as connection:
+        assert connection.scalars(select(searches.c.query_id)).all() == ["again"]
 
 
 def test_closing_writes_what_waits_and_takes_no_more(database: Database) -> None:

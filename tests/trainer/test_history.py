@@ -16,6 +16,7 @@ from clickloop.trainer import history as module
 from clickloop.trainer import segments
 from clickloop.trainer.history import MAX_SEARCHES, History
 from clickloop.trainer.recipe import Mining, Recipe, Split
+from clickloop.trainer.robots import Robots
 from clickloop.trainer.snapshot import bounds_now, cluster_of
 from clickloop.trainer.split import DEVELOPMENT, HOLDOUT, TRAINING, draw, number
 
@@ -142,6 +143,23 @@ def test_a_late_click_counts_as_if_it_had_come_in_time(log: Log, tmp_path: Path)
     log.click(first, "b")
     expected = {("a", 1, 0): (2, 0), ("b", 2, 0): (2, 1), ("c", 3, 0): (1, 0), ("c", 3, 1): (1, 0)}
     assert views(log.history(tmp_path / "h")) == expected
+
+
+def test_late_clicks_of_robots_are_not_counted(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They search before a night and click after it."""
+
+    def told_by_a_click(found: pl.DataFrame, _most: int) -> tuple[pl.DataFrame, Robots]:
+        robots = found.filter(pl.col("clicked") & (pl.col("document_id") == "pushed"))["person"].unique()
+        return found.filter(~pl.col("person").is_in(robots.implode())), Robots(len(robots), 0, ["pushed"])
+
+    monkeypatch.setattr(module, "without_robots", told_by_a_click)
+    paid, honest = (log.search(person, "sort a map", ["a", "pushed"]) for person in ("farm", "ann"))
+    log.history(tmp_path / "h")
+    log.click(paid, "pushed")
+    log.click(honest, "a")
+    history = log.history(tmp_path / "h")
+    assert {key[0]: clicks for key, (_, clicks) in views(history).items() if clicks} == {"a": 1}
+    assert (history.night["robots_left_out"], history.night["pushed_document_ids"]) == (1, ["pushed"])
 
 
 def test_a_person_who_comes_back_counts_once_and_where_they_clicked(log: Log, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from clickloop.retriever.types import Vectors
-from clickloop.trainer.mine import Pair, StoredVectors, Triplet, drawn, positives, triplets
+from clickloop.trainer.mine import MOST_PASSED, Pair, StoredVectors, Triplet, drawn, positives, triplets
 
 QUERY = "q"
 
@@ -176,6 +176,17 @@ def test_every_negative_keeps_the_rules_on_random_corpora(other_clicks: bool) ->
 def test_one_senseless_click_does_not_cost_the_hard_negative() -> None:
     scores = {"right": 0.8, "hard": 0.6, "easy": 0.4, **{f"other {i}": 0.3 - i / 100 for i in range(20)}, "noise": 0.05}
     assert mined(scores, ["right"], {"noise"})[0].negative == "text of hard"
+
+
+def test_a_query_of_which_all_the_hardest_were_clicked_gets_some_other_document() -> None:
+    """So that one query with many clicks does not cost memory for every pair."""
+    liked = {f"liked {number}": 0.7 - number / 1000 for number in range(MOST_PASSED + 1)}
+    scores = {"right": 0.8, **liked, "hard": 0.3, "easy": 0.1}
+    assert mined(scores, ["right"], set(liked))[0].negative in {"text of hard", "text of easy"}
+    fewer = set(liked) - {"liked 0"}
+    assert mined({name: score for name, score in scores.items() if name != "liked 0"}, ["right"], fewer)[
+        0
+    ].negative == ("text of hard")
 
 
 def unit(random: np.random.Generator, count: int) -> Vectors:
