@@ -31,13 +31,13 @@ class Known:
         self._clicked.update((text, id_) for id_ in clicked)
 
     def lessons(self) -> dict[str, Pairs]:
-        """Perfect lessons by name, each of them part of the one before."""
+        """Perfect lessons by name, each of them part of the next: what takes longest comes last."""
         right = self._true_pairs()
         return {
-            "all that was searched": right,
-            "searched by those who teach": self._teachable(right),
-            "shown": self._teachable(right & self._shown),
             "clicked": self._teachable(right & self._clicked),
+            "shown": self._teachable(right & self._shown),
+            "searched by those who teach": self._teachable(right),
+            "all that was searched": right,
         }
 
     def mined(self, pairs: Collection[tuple[str, str]]) -> dict[str, float]:

@@ -5,7 +5,7 @@ True relevances make them click, and measure afterwards; no part of the loop see
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -46,7 +46,9 @@ class Candidate:
 
 
 def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dict[str, Any]:
-    """Lives the nights of the plan in `data_dir`, which is emptied first, and returns what is written to `json`."""
+    """Lives the nights of the plan in `data_dir`, which is emptied first, and returns what is written to `json`, as far
+    as it is known after every night and every oracle.
+    """
     if json is not None:
         check_writable(json)
     people(plan.people, plan.seed)  # refuses an unknown kind before any work
@@ -60,29 +62,38 @@ def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dic
     console.print(
         f"{len(documents)} documents; {len(asked)} queries that simulated people search, {len(test)} that only measure"
     )
+    nights: list[dict[str, Any]] = []
+    oracles: dict[str, Any] = {}
     with Steps() as steps:
         prepared = prepare(documents, settings, steps.show)
         life = _Life(settings, asked, test, plan, steps.show)
+
+        def known() -> dict[str, Any]:
+            result = {
+                "folder": folder.name,
+                "plan": asdict(plan),
+                "recipe": settings.recipe.model_dump(mode="json"),
+                "exploration": settings.exploration.model_dump(mode="json"),
+                "first": life.first(),
+                "nights": nights,
+                "oracles": oracles,
+                "shares": {side: _shares(found["gain"], oracles) for side, found in _last(nights).items()},
+                "farms": life.farms(),
+                "seconds": round(time.monotonic() - started),
+            }
+            if json is not None:
+                json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+            return result
+
         try:
-            nights = [life.night(number) for number in range(1, plan.nights + 1)]
-            oracles = life.oracles(prepared) if plan.oracles else {}
-            farms = life.farms()
+            for number in range(1, plan.nights + 1):
+                nights.append(life.night(number))
+                result = known()
+            for name, found in life.oracles(prepared) if plan.oracles else ():
+                oracles[name] = found
+                result = known()
         finally:
             life.close()
-    result = {
-        "folder": folder.name,
-        "plan": asdict(plan),
-        "recipe": settings.recipe.model_dump(mode="json"),
-        "exploration": settings.exploration.model_dump(mode="json"),
-        "first": life.first(),
-        "nights": nights,
-        "oracles": oracles,
-        "shares": {side: _shares(found["gain"], oracles) for side, found in _last(nights).items()},
-        "farms": farms,
-        "seconds": round(time.monotonic() - started),
-    }
-    if json is not None:
-        json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     _print(result)
     return result
 
@@ -160,26 +171,23 @@ class _Life:
             "mined": self._known.mined(candidate.pairs),
         }
 
-    def oracles(self, prepared: Path) -> dict[str, Any]:
-        """What the newest night's training makes of perfect lessons, from the first release in the folder `prepared`;
-        nothing where no night trained.
+    def oracles(self, prepared: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What the newest night's training makes of perfect lessons, by name, from the first release in the folder
+        `prepared`; nothing where no night trained.
         """
         if self._newest is None:
-            return {}
+            return
         tonight, release = self._newest.tonight, self._first.release
         start = prepared / "releases" / release.id / "model"
         school = School(tonight.lessons, tonight.corpus, self._first, start, self._recipe)
-        found: dict[str, Any] = {}
         for name, pairs in self._known.lessons().items():
-            found[name] = {"pairs": len(pairs)}
             try:
                 ranked = oracle(pairs, school, self._board.questions, self._progress(f"oracle: {name}"))
             except Skipped as reason:
-                found[name]["skipped"] = str(reason)
+                yield name, {"pairs": len(pairs), "skipped": str(reason)}
                 continue
             self._board.enter(name, ranked)
-            found[name] |= self._board.means(name)
-        return found
+            yield name, {"pairs": len(pairs), **self._board.means(name)}
 
     def farms(self) -> list[dict[str, Any]]:
         """What each pushed document ranks like before the first night and after the last."""
