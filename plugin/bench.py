@@ -46,6 +46,7 @@ WORLDS = {
     "no gain, small differences": World(NARROW, people=150),
     "worse by .005": World(replace(WIDE, mean=-0.005), people=150),
     "left-skewed, no gain": World(Differences(skewed=True), people=150),
+    "the same, 100 queries a night": World(Differences(skewed=True), blocks=2, people=150),
     "half of the holdout reused, correlated": World(reused=0.5, kept=0.7, people=150),
     "the same, small differences": World(NARROW, reused=0.5, kept=0.7, people=150),
     "clusters of 5": World(Differences(cluster=5), blocks=4, people=150),
