@@ -119,13 +119,13 @@ class Owner:
 
     def _follow_pointer(self) -> None:
         """The pointer rules: where a fault hid that it was moved, its build is installed now."""
-        wanted, current, challenger = self._releases.live(), self._live.current(), self._live.challenger()
+        wanted, current, opened = self._releases.live(), self._live.current(), self._live.challenger()
         if wanted is None or current is None or wanted.id == current.build.id:
             return
-        if challenger is not None and challenger.build.id == wanted.id:
-            self._retire(challenger)
-        else:
-            self._retire(self._caught_up(wanted))
+        if opened is None or opened.build.id != wanted.id:
+            opened = self._caught_up(wanted)
+        self._live.install(opened)
+        self._retire()
 
     def _index(self) -> bool:
         live = self._live.current()
@@ -206,7 +206,7 @@ class Owner:
             return
         self._live.install(opened)  # before anything that may fail: this build is live
         self._begin("retiring", wanted)
-        self._retire(opened)
+        self._retire()
 
     def _begin(self, step: str, wanted: Switch) -> None:
         """Says what is done, in the log and in the run that asked for it."""
@@ -285,9 +285,8 @@ class Owner:
                 raise IndexFault(f"the index of {wanted.build_id} holds {found} documents instead of {expected}")
             finish_switch(connection, wanted.id)
 
-    def _retire(self, opened: OpenBuild) -> None:
-        """Searches go to the build that is live now; what nobody can go back to is removed."""
-        self._live.install(opened)
+    def _retire(self) -> None:
+        """Searches go to another build now: what nobody can go back to is removed."""
         self._challenge()  # closes what may be removed now
         self._drop_old_builds()
         self._tidy()

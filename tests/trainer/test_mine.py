@@ -1,10 +1,12 @@
 """Training pairs and their hard negatives, mined by sentence-transformers from the champion's stored vectors."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from sentence_transformers.util import mine_hard_negatives
 
 from clickloop.retriever.types import Vectors
 from clickloop.trainer.mine import MOST_PASSED, Pair, StoredVectors, Triplet, drawn, positives, triplets
@@ -178,15 +180,19 @@ def test_one_senseless_click_does_not_cost_the_hard_negative() -> None:
     assert mined(scores, ["right"], {"noise"})[0].negative == "text of hard"
 
 
-def test_a_query_of_which_all_the_hardest_were_clicked_gets_some_other_document() -> None:
-    """So that one query with many clicks does not cost memory for every pair."""
-    liked = {f"liked {number}": 0.7 - number / 1000 for number in range(MOST_PASSED + 1)}
+def test_one_query_with_many_clicks_does_not_cost_memory_for_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each negative that is asked for is a row for each pair. What is left over gets some other document."""
+    asked: list[int] = []
+
+    def recorded(*given: Any, num_negatives: int, **more: Any) -> Any:
+        asked.append(num_negatives)
+        return mine_hard_negatives(*given, num_negatives=num_negatives, **more)
+
+    monkeypatch.setattr("sentence_transformers.util.mine_hard_negatives", recorded)
+    liked = {f"liked {number}": 0.7 - number / 1000 for number in range(3 * MOST_PASSED)}
     scores = {"right": 0.8, **liked, "hard": 0.3, "easy": 0.1}
     assert mined(scores, ["right"], set(liked))[0].negative in {"text of hard", "text of easy"}
-    fewer = set(liked) - {"liked 0"}
-    assert mined({name: score for name, score in scores.items() if name != "liked 0"}, ["right"], fewer)[
-        0
-    ].negative == ("text of hard")
+    assert asked == [1 + MOST_PASSED]
 
 
 def unit(random: np.random.Generator, count: int) -> Vectors:
