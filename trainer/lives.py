@@ -97,7 +97,7 @@ class Bank:
         return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest)
 
 
-class Course:
+class Gatekeeper:
     """The looks of a service and its challenger, in the order in which a night treats them."""
 
     def __init__(self, dials: Promotion, *, people: bool) -> None:
@@ -148,24 +148,24 @@ class Life:
 
     def __init__(self, world: World, banks: tuple[Bank, Bank], random: np.random.Generator, dials: Promotion) -> None:
         self._world, self._banks, self._random = world, banks, random
-        self._course = Course(dials, people=world.people > 0)
+        self._gatekeeper = Gatekeeper(dials, people=world.people > 0)
         self.follows_better = False  # the challenger is really better
         self._fresh = round(world.blocks * (1 - world.reused))
         self._last = banks[0].draw(random, world.blocks)
 
     def night(self, better: bool) -> bool | None:
         """Whether what was promoted is really better; None when nothing was promoted."""
-        course, really = self._course, self.follows_better
-        if course.challenger is not None:
+        gatekeeper, really = self._gatekeeper, self.follows_better
+        if gatekeeper.challenger is not None:
             bank = self._banks[really]
-            promoted = course.hear(bank.sample(bank.draw(self._random, self._fresh)), self._votes())
-            self.follows_better = (better if promoted else really) and course.challenger is not None
+            promoted = gatekeeper.hear(bank.sample(bank.draw(self._random, self._fresh)), self._votes())
+            self.follows_better = (better if promoted else really) and gatekeeper.challenger is not None
             if promoted:
                 return really
-        before = course.challenger
+        before = gatekeeper.challenger
         holdout, development = self._measure(better)
-        promoted = course.offer(development, holdout)
-        if course.challenger is not before:
+        promoted = gatekeeper.offer(development, holdout)
+        if gatekeeper.challenger is not before:
             self.follows_better = better and not promoted
         return better if promoted else None
 

@@ -22,7 +22,7 @@ from .contest import Contest, Side
 from .corpus import Corpus
 from .evaluate import DEPTH, Result, evidence
 from .gate import Sample
-from .lives import Course
+from .lives import Gatekeeper
 from .people import People
 from .recipe import Recipe
 from .snapshot import cluster_of, commonest, normalised, wordings_of
@@ -115,7 +115,7 @@ class _Life:
         self.estimates: list[Sample] = []
         self.people = Sample()
         self._log: list[pl.DataFrame] = []
-        self._course = Course(stage.recipe.promotion, people=traffic > 0)
+        self._gatekeeper = Gatekeeper(stage.recipe.promotion, people=traffic > 0)
         self._since = 0  # the last search before it was followed
         self._counted: set[str] = set()
 
@@ -128,25 +128,25 @@ class _Life:
         def results(part: pl.DataFrame) -> list[Result]:
             return self._contest.results(tally(part, by=("release", "cluster")), clicks, texts)
 
-        course = self._course
-        if course.challenger is not None:
+        gatekeeper = self._gatekeeper
+        if gatekeeper.challenger is not None:
             taught = numbers(log.filter(pl.col("search") <= self._since)["cluster"].unique())
             heard = results(untaught(self._log[-1], taught, shares))
             fresh = [result for result in heard if result.cluster not in self._counted]
             self._counted |= {result.cluster for result in fresh}
             votes = Sample.of(list(preferences(self._log[-1], CHALLENGER).values()))
             self.people += votes
-            if course.hear(_sample(fresh), votes):
+            if gatekeeper.hear(_sample(fresh), votes):
                 return True
         parted = split(log, who_judges(log, shares), shares)
         holdout = results(parted.filter(pl.col("part") == HOLDOUT))
         self.estimates.append(_sample(holdout))
-        before = course.challenger
+        before = gatekeeper.challenger
         screened = results(parted.filter(pl.col("part") == DEVELOPMENT))
-        promoted = course.offer(_sample(screened), self.estimates[-1])
-        if course.challenger is not before:
+        promoted = gatekeeper.offer(_sample(screened), self.estimates[-1])
+        if gatekeeper.challenger is not before:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
-            looked = course.challenger is not None and course.challenger.looked
+            looked = gatekeeper.challenger is not None and gatekeeper.challenger.looked
             self._counted = {result.cluster for result in holdout} if looked else set()
             self.people = Sample()
         return promoted
@@ -160,7 +160,7 @@ class _Life:
         for number, query in enumerate(people.queries(habits.searches, len(stage.queries)), 1):
             ours = [str(key) for key in stage.ranked[query][: habits.shown]]
             rankers = [RANKER] * len(ours)
-            if self._course.challenger is not None and chance.random() < self._traffic:
+            if self._gatekeeper.challenger is not None and chance.random() < self._traffic:
                 theirs = [str(key) for key in self.ranked[query][: habits.shown]]
                 picks = team_draft(ours, theirs, habits.shown, chance)
                 ours, rankers = [id_ for id_, _ in picks], [ranker_of(team, CHALLENGER) for _, team in picks]

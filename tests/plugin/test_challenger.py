@@ -24,6 +24,8 @@ from clickloop.trainer.contest import Side
 from clickloop.trainer.guards import Guarded
 from clickloop.trainer.judge import Judge, Tonight
 from clickloop.trainer.recipe import Mining, Promotion, Split
+from clickloop.trainer.snapshot import cluster_of
+from clickloop.trainer.split import draw
 
 PEOPLE = 250
 
@@ -67,6 +69,12 @@ def ask(loop: ClickLoop, people: int, likes: bool) -> None:
             Event(f"{answer.query_id}{id_}", answer.query_id, "click", id_, None, who, None, 1.0) for id_ in right
         ]
     loop.add_events(clicks)
+
+
+def searched(loop: ClickLoop) -> list[str]:
+    """All queries of the log."""
+    with loop.database.read() as connection:
+        return sorted(connection.scalars(select(searches.c.query).distinct()))
 
 
 def open_with_challenger(settings: Settings) -> ClickLoop:
@@ -123,6 +131,24 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     assert (spent[-1].run_id, spent[-1].k, spent[-1].level) == (run.id, following.k, 0.0)
     until(lambda: loop.live.challenger() is not None)
     assert verify(loop.database) == []
+    loop.close()
+
+
+def test_what_taught_a_challenger_never_judges_it_though_more_is_held_out_since(challenged: Settings) -> None:
+    taught_by = challenged.split.holdout
+    more = challenged.model_copy(update={"split": Split(holdout=0.9, development=0.05)})
+    loop = open_with_challenger(more)
+    queries = searched(loop)
+    clicks = []
+    for number, query in enumerate(queries):
+        who = Who(client_id=f"again-{number}")
+        answer = loop.search(query, 6, who=who)
+        clicks.append(Event(answer.query_id, answer.query_id, "click", answer[0].id, None, who, None, 1.0))
+    loop.add_events(clicks)
+    one_night(loop)
+    (run, *_), _ = loop.runs.page(1)
+    heard = run.details["challenger"]["queries"]["n"]
+    assert heard <= sum(draw(cluster_of(query)) < taught_by for query in queries) < len(queries) / 10
     loop.close()
 
 

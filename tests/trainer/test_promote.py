@@ -1,19 +1,27 @@
 """A new index goes live only when it holds exactly what was judged."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clickloop.retriever.database import Database
 from clickloop.retriever.edge import EdgeStore
 from clickloop.retriever.errors import IndexFault
 from clickloop.retriever.filters import parse_filter
 from clickloop.retriever.index import Index
+from clickloop.retriever.releases import Releases
+from clickloop.retriever.schema import live
 from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
+from clickloop.trainer import promote
 from clickloop.trainer.contest import Side
 from clickloop.trainer.corpus import Corpus
-from clickloop.trainer.promote import build_index, check_index
+from clickloop.trainer.promote import Promoter, build_index, check_index
+from clickloop.trainer.recipe import Promotion
+from clickloop.trainer.runs import Runs
+from clickloop.trainer.steps import Steps
 
 DIMENSION, COUNT = 16, 600
 RELEASE = Release("r1", None, DIMENSION, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
@@ -137,3 +145,32 @@ def test_another_document_in_the_place_of_one_is_a_fault(build: Build) -> None:
     index = build(corpus_of([*KEYS[:-1], KEYS[-1] + 1]), VECTORS)
     with pytest.raises(IndexFault, match=str(KEYS[-1])):
         check(index)
+
+
+def test_a_build_of_another_candidate_of_the_same_run_is_made_anew(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill between the build of one candidate and the decision for another."""
+    monkeypatch.setattr(promote, "truncated", lambda *_: 0)
+    releases, runs = Releases(database, tmp_path / "releases"), Runs(database)
+    store = EdgeStore(tmp_path / "index", {})
+    for name in ("first", "better"):
+        releases.record(replace(RELEASE, id=name))
+    present = releases.add_build("first")
+    with database.write() as connection:
+        connection.execute(live.insert().values(id=1, build_id=present.id))
+    run = runs.queue("test")
+    steps = Steps(runs, run.id, lambda _step, _share: None, {})
+    promoter = Promoter(database, releases, store, lambda: pytest.fail("nothing is switched"), Promotion())
+
+    def built(name: str, vectors: Vectors) -> str:
+        side = Side(replace(RELEASE, id=name), CORPUS.keys, vectors, {"q": QUERIES[0]}.__getitem__)
+        return promoter.build(run, steps, CORPUS, side, ["q"])
+
+    build_id = built("first", VECTORS)
+    assert built("first", VECTORS) == build_id
+    assert built("better", unit(COUNT, 3)) == build_id
+    assert releases.build(build_id).release_id == "better"
+    index = store.open(build_id)
+    np.testing.assert_allclose(index.vectors(KEYS[:1])[KEYS[0]], unit(COUNT, 3)[0], atol=1e-6)
+    index.close()
