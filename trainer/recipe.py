@@ -36,7 +36,7 @@ class FineTuning(_Dials):
     )
     epochs: int = Field(2, ge=1, le=50, description="passes over the training pairs, at most")
     soup: int = Field(
-        2,
+        3,
         ge=1,
         le=10,
         description="trainings with the pairs in other orders; the mean of their weights is the candidate",
