@@ -90,7 +90,8 @@ def ingest(say: Callable[[str], None], given: "Given") -> "Rows":
             began = time.perf_counter()
             work()
             seconds = time.perf_counter() - began
-            rows[step] = {"seconds": f"{seconds:.1f}", "docs/s": f"{len(documents) / seconds:,.0f}"}
+            speed = "" if work == owner.open else f"{len(documents) / seconds:,.0f}"
+            rows[step] = {"seconds": f"{seconds:.2f}", "docs/s": speed}
         owner.close()
         loop.close()
     return rows
