@@ -190,6 +190,22 @@ def test_edge_keeps_what_was_written_before_and_after_an_optimisation(edge_store
     opened.close()
 
 
+@pytest.mark.parametrize("dimension", [2, 64, 384])
+def test_edge_finds_what_exact_search_finds(edge_store: EdgeStore, dimension: int) -> None:
+    """With the vectors in few bits, however short they are; 3,000 are enough for the engine to use these."""
+    vectors, queries = unit(3_000, dimension), unit(40, dimension, seed=2)
+    made = edge_store.create("build", dimension)
+    made.upsert(range(3_000), vectors, [{}] * 3_000)
+    made.finish()
+    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    same = [
+        len({neighbour.key for neighbour in made.query(query, 10)} & set(best.tolist()))
+        for query, best in zip(queries, exact, strict=True)
+    ]
+    assert np.mean(same) / 10 >= 0.99
+    made.close()
+
+
 def test_edge_refuses_an_empty_folder(edge_store: EdgeStore, tmp_path: Path) -> None:
     (tmp_path / "index" / "build").mkdir(parents=True)
     with pytest.raises(IndexFault, match="build"):
