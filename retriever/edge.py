@@ -54,7 +54,7 @@ class EdgeStore:
         _check_room(path, RESERVE, f"the index {name}")
         small = _HALF_BYTE if dimension >= LONG else _BYTE
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Dot, quantization_config=small)
-        # Without the threshold small builds stay unindexed, where a full scan is faster and exact.
+        # In KB of vectors: what is smaller gets no graph, because a full scan is faster there and misses little.
         config = edge.EdgeConfig(vectors=vectors, optimizers=edge.EdgeOptimizersConfig(indexing_threshold=10_000))
         shard = edge.EdgeShard.create(str(path), config)
         for field, kind in self._payload_indexes.items():

@@ -192,7 +192,7 @@ def test_edge_keeps_what_was_written_before_and_after_an_optimisation(edge_store
 
 @pytest.mark.parametrize("dimension", [2, 64, 384])
 def test_edge_finds_what_exact_search_finds(edge_store: EdgeStore, dimension: int) -> None:
-    """With the vectors in few bits, however short they are; 3,000 are enough for the engine to use these."""
+    """With vectors in few bits, however short they are; so few documents have no graph, but are compared in these."""
     vectors, queries = unit(3_000, dimension), unit(40, dimension, seed=2)
     made = edge_store.create("build", dimension)
     made.upsert(range(3_000), vectors, [{}] * 3_000)
