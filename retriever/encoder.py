@@ -1,36 +1,30 @@
-"""The model as torch has it: loaded to be trained, encoding whole corpora, and exported for serving.
+"""The model as torch has it: loaded to be trained, and encoding whole corpora.
 
 torch and sentence-transformers are imported inside the functions that need them: a process that only serves ONNX
 releases never loads them.
 """
 
 import logging
-import shutil
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
-from tokenizers import Tokenizer
 
 from .errors import ModelError
 from .model import check_sha256
 from .prompts import prompts_of
 from .query_encoder import QueryEncoder
-from .serving import BATCH, EXPORT, SMALL_EXPORT, WHOLE, artefacts, render, unit
+from .serving import BATCH, render, unit
 from .types import Document, Release, Vectors
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
 
 GPU_BATCH = 256
-MIN_COSINE = 0.9999  # between the export and the model it was made from
 
 
 def load_model(name_or_folder: str, max_tokens: int | None = None) -> "SentenceTransformer":
@@ -139,112 +133,3 @@ class _Torch:
             ) from error
         self._batch //= 2
         log.warning("the GPU has no room: documents are encoded %d at a time", self._batch)
-
-
-def export_artefacts(model: "SentenceTransformer", folder: Path) -> str:
-    """Writes model/, tokenizer.json and encoder.onnx into `folder`; returns the engine that can serve them.
-
-    A model that cannot be exported, or whose export differs, is served by torch: a release is never blocked by it.
-    """
-    model.save(str(folder / "model"))
-    # A model with two encoders keeps one in the folder of each.
-    tokenizers = sorted((folder / "model").rglob("tokenizer.json"), key=lambda path: len(path.parts))
-    if not tokenizers:
-        log.warning("the model has no tokenizer.json: it will be served by torch")
-        return "torch"
-    shutil.copyfile(tokenizers[0], folder / "tokenizer.json")
-    if any(type(module).__name__ == "Router" for module in model):
-        log.warning("the model encodes queries and documents by different parts: it will be served by torch")
-        return "torch"
-    try:
-        _export_onnx(model, folder / EXPORT)
-        _check_export(model, folder)
-    except Exception as error:
-        log.warning("the export to ONNX failed (%s): the release will be served by torch", error)
-        _remove(folder, EXPORT)
-        return "torch"
-    return WHOLE
-
-
-def quantise(folder: Path) -> None:
-    """Writes, beside the exported encoder, one whose matrices have a byte for each weight and a scale for each output;
-    what they are multiplied with gets its scale anew at every call ("dynamic"). Raises ModelError.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    muted = logging.root.manager.disable
-    try:
-        logging.disable(logging.WARNING)  # it speaks to the root logger of what only matters for images
-        quantize_dynamic(
-            folder / EXPORT,
-            folder / SMALL_EXPORT,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options={"MatMulConstBOnly": True},
-        )
-        for name in _written(folder, SMALL_EXPORT):
-            shutil.copymode(folder / EXPORT, folder / name)  # weights are written for their owner's eyes only
-    except Exception as error:
-        _remove(folder, SMALL_EXPORT)
-        raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
-    finally:
-        logging.disable(muted)
-
-
-def _export_onnx(model: "SentenceTransformer", path: Path) -> None:
-    import torch
-
-    class Sentence(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> Any:
-            features = {"input_ids": input_ids, "attention_mask": attention_mask}
-            return self.model(features)["sentence_embedding"]
-
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    tokens = torch.export.Dim("tokens", min=2, max=int(model.max_seq_length or 512))
-    ids = torch.randint(5, 50, (2, 9))
-    mask = torch.ones_like(ids)
-    mask[1, 6:] = 0  # all ones would let the tracer drop the mask
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of what only matters for images
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            Sentence().eval().to("cpu"),
-            (ids, mask),
-            dynamo=True,
-            verbose=False,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["sentence_embedding"],
-            dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
-        )
-    assert program is not None
-    program.save(str(path), external_data=True)
-
-
-def _remove(folder: Path, export: str) -> None:
-    for name in _written(folder, export):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _written(folder: Path, export: str) -> list[str]:
-    return artefacts([path.name for path in folder.iterdir()], export)
-
-
-def _check_export(model: "SentenceTransformer", folder: Path) -> None:
-    texts = ["a", "map that creates missing keys", "Return a new list that holds the items in ascending order. " * 4]
-    session = onnxruntime.InferenceSession(str(folder / EXPORT), providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(int(model.max_seq_length or 512))
-    expected = unit(np.asarray(model.encode(texts, prompt="", show_progress_bar=False)))
-    for text, vector in zip(texts, expected, strict=True):
-        ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
-        (found,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-        cosine = float((unit(found)[0] * vector).sum())
-        if cosine < MIN_COSINE:
-            raise ModelError(f"the exported encoder differs from the model: cosine {cosine:.5f} < {MIN_COSINE}")

@@ -15,8 +15,9 @@ import orjson
 from sqlalchemy import func, select
 
 from .database import Database
-from .encoder import TorchEncoder, export_artefacts, has_bfloat16, quantise
+from .encoder import TorchEncoder, has_bfloat16
 from .errors import ModelError, NoRoom, NotFound
+from .export import export_artefacts, quantise
 from .index import IndexStore
 from .model import sha256
 from .pointer import Switch, add_switch, switch_columns
@@ -70,7 +71,7 @@ class Releases:
         """
         release_id = release_id or new_id("release")
         with self._new_folder(release_id) as folder:
-            engine = export_artefacts(model, folder)
+            engine = export_artefacts(model, folder, self.folder(parent) if parent else None)
             if quantised and engine == WHOLE:
                 engine = _quantised(folder)
             query_prompt, document_prompt = prompts_of("", model.prompts or {})

@@ -3,7 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def failing_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("this architecture cannot be exported")
 
-    monkeypatch.setattr("clickloop.retriever.encoder._export_onnx", fail)
+    monkeypatch.setattr("clickloop.retriever.export._export_onnx", fail)
 
 
 def test_a_release_is_exported_for_serving(releases: Releases, release: Release) -> None:
@@ -60,6 +60,64 @@ def test_a_model_that_cannot_be_exported_is_served_by_torch(
     assert truncated(folder, release, DOCUMENTS) == 1
 
 
+def trained(folder: Path) -> "SentenceTransformer":
+    """The model there, further on; its pooler has no part in the vectors and learns nothing."""
+    model = load_model(str(folder))
+    for name, parameter in model.named_parameters():
+        if "pooler" not in name:
+            parameter.data.mul_(0.9).add_(0.01)
+    return model
+
+
+@pytest.mark.usefixtures("failing_export")
+def test_what_was_trained_further_takes_the_graph_of_its_parent(
+    releases: Releases, release: Release, folder: Path, encoder: OnnxEncoder
+) -> None:
+    model = trained(folder / "model")
+    child = releases.make(model, parent=release.id, lineage={})
+    assert child.engine == WHOLE
+    made = releases.folder(child.id)
+    assert {path.name: path.stat().st_mode for path in made.glob("encoder.*")} == {
+        path.name: path.stat().st_mode for path in folder.glob("encoder.*")
+    }
+    served, by_torch = releases.encoder(child), TorchEncoder(made, child)
+    assert min(cosines(*(np.stack([by.query(text) for text in TEXTS]) for by in (served, by_torch)))) > 0.99999
+    assert cosines(served.query("split a string"), encoder.query("split a string"))[0] < 0.9999
+
+
+@pytest.mark.usefixtures("failing_export")
+@pytest.mark.parametrize("reason", ["damaged", "two alike", "changed beside the graph", "of another shape"])
+def test_where_the_graph_of_a_parent_cannot_be_taken_the_model_is_traced(
+    releases: Releases, release: Release, folder: Path, tiny_model: Path, tmp_path: Path, reason: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    other = Releases(releases._database, tmp_path)
+    shutil.copytree(folder, other.folder(release.id))
+    model = trained(folder / "model")
+    match reason:
+        case "damaged":
+            (other.folder(release.id) / "encoder.onnx").write_bytes(b"half a graph")
+        case "two alike":
+            parent = load_model(str(folder / "model"))
+            attention = parent[0].auto_model.encoder.layer[0].attention.self
+            attention.key.weight.data.copy_(attention.query.weight.data)
+            parent.save(str(other.folder(release.id) / "model"))
+        case "changed beside the graph":
+            model[0].auto_model.pooler.dense.weight.data.mul_(2)
+        case "of another shape":
+            model = SentenceTransformer(modules=[*load_model(str(tiny_model)), _wider()], device="cpu")
+    made = other.make(model, parent=release.id, lineage={})
+    assert made.engine == "torch", "which is where tracing failed"
+    assert not list(other.folder(made.id).glob("encoder.*"))
+
+
+def _wider() -> Any:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    return Dense(32, 48)
+
+
 @pytest.fixture
 def exported_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export costs seconds: take the one at hand, which is right for the tiny model only."""
@@ -68,7 +126,7 @@ def exported_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for artefact in folder.glob("encoder.onnx*"):
             shutil.copyfile(artefact, path.with_name(artefact.name))
 
-    monkeypatch.setattr("clickloop.retriever.encoder._export_onnx", copy)
+    monkeypatch.setattr("clickloop.retriever.export._export_onnx", copy)
 
 
 @pytest.mark.usefixtures("exported_before")
@@ -179,7 +237,7 @@ def test_an_interrupted_release_is_not_whole_and_can_be_made_again(
 
     releases = Releases(database, tmp_path / "releases")
     with monkeypatch.context() as patch:
-        patch.setattr("clickloop.retriever.encoder._export_onnx", interrupted)
+        patch.setattr("clickloop.retriever.export._export_onnx", interrupted)
         with pytest.raises(KeyboardInterrupt):
             releases.make(model, parent=None, lineage={}, release_id="release-1")
     assert not releases.folder("release-1").exists(), "what can be cleared away at once is"
