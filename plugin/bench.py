@@ -212,6 +212,7 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
     "clicks": click_models,
     "mining": mining,
     "training": training,
+    "export": bench_encoding.export,
     "encoding": bench_encoding.encoding,
     "ingest": bench_encoding.ingest,
     "index": bench_index.index,

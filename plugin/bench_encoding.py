@@ -1,4 +1,6 @@
-"""`clickloop bench encoding` and `ingest`: how fast whole corpora become vectors, and vectors an index."""
+"""`clickloop bench export`, `encoding` and `ingest`: from a model to what serves it, from corpora to vectors, and from
+vectors to an index.
+"""
 
 import tempfile
 import time
@@ -63,6 +65,40 @@ def encoding(say: Callable[[str], None], given: "Given") -> "Rows":
             "times the first": f"{np.median(ratios):.2f}",
             "docs a CPU second": f"{len(documents) / cpu:.0f}",
             "least cosine": f"{(vectors[way] * vectors[first]).sum(axis=1).min():.5f}",
+        }
+    return rows
+
+
+def export(say: Callable[[str], None], given: "Given") -> "Rows":  # noqa: ARG001
+    """Seconds until a model is a release: traced, or trained further and put into the graph of its parent, by turns."""
+    model = load_model(find_model(Settings.model_fields["model"].default))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        database = Database(f"sqlite:///{folder / 'bench.db'}")
+        releases = Releases(database, folder)
+        say("warming up")
+        first = releases.make(model, parent=None, lineage={})
+        for part, parameter in model.named_parameters():
+            if ".encoder." in part:
+                parameter.data.mul_(1.001)
+        taken: dict[str, list[float]] = {"traced": [], "into the graph of its parent": []}
+        made = {}
+        for turn in range(TURNS):
+            for way, parent in zip(taken, (None, first.id), strict=True):
+                say(f"{way}, {turn + 1} of {TURNS}")
+                began = time.perf_counter()
+                made[way] = releases.make(model, parent=parent, lineage={})
+                taken[way].append(time.perf_counter() - began)
+        database.close()
+    traced, _ = taken
+    rows = {}
+    for way, seconds in taken.items():
+        ratios = [theirs / ours for theirs, ours in zip(taken[traced], seconds, strict=True)]
+        same = [name for name, digest in made[way].checksums.items() if made[traced].checksums[name] == digest]
+        rows[way] = {
+            "seconds": f"{np.median(seconds):.2f}",
+            "times the first": f"{np.median(ratios):.1f}",
+            "like the first": f"{len(same)} of {len(made[way].checksums)} files",
         }
     return rows
 
