@@ -105,11 +105,11 @@ class _Onnx:
 
     def encode(self, encodings: list[Encoding]) -> Vectors:
         """On all cores."""
-        return _encoded(self._session, encodings)
+        return encoded(self._session, encodings)
 
     def encode_beside(self, encodings: list[Encoding]) -> Vectors:
         """On one core, beside other calls."""
-        return _encoded(self._narrow, encodings)
+        return encoded(self._narrow, encodings)
 
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -122,7 +122,8 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _encoded(session: onnxruntime.InferenceSession, encodings: list[Encoding]) -> Vectors:
+def encoded(session: onnxruntime.InferenceSession, encodings: list[Encoding]) -> Vectors:
+    """One row a text, of length 1; shorter ones are padded to the longest."""
     width = max(len(encoding.ids) for encoding in encodings)
     ids = np.zeros((len(encodings), width), dtype=np.int64)
     mask = np.zeros((len(encodings), width), dtype=np.int64)

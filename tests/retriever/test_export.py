@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from encoded import DOCUMENTS, TEXTS, cosines
 
@@ -37,6 +38,31 @@ def test_a_release_is_exported_for_serving(releases: Releases, release: Release)
     assert releases.get(release.id) == release
     assert release in releases.list()
     assert releases.whole(release.id)
+
+
+def steps(folder: Path) -> list[str]:
+    graph = onnx.load(folder / "encoder.onnx", load_external_data=False).graph
+    return [f"{node.domain}:{node.op_type}" for node in graph.node]
+
+
+def test_attention_is_one_step_of_the_export(folder: Path) -> None:
+    found = steps(folder)
+    assert found.count("com.microsoft:Attention") == 1
+    assert found.count(":MatMul") == 3, "its projections are a part of it"
+    assert not {":Softmax", ":Transpose"} & set(found)
+
+
+def test_attention_that_hides_more_than_padding_is_exported_as_it_was_traced(
+    releases: Releases, tiny_model: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    causal = SentenceTransformer(str(tiny_model), device="cpu", config_kwargs={"is_decoder": True})
+    release = releases.make(causal, parent=None, lineage={})
+    assert release.engine == WHOLE
+    assert ":Softmax" in steps(releases.folder(release.id))
+    served, expected = releases.encoder(release), causal.encode(TEXTS, normalize_embeddings=True)
+    assert min(cosines(np.stack([served.query(text) for text in TEXTS]), np.asarray(expected))) > 0.9999
 
 
 def test_the_checksums_cover_every_artefact(release: Release, folder: Path) -> None:
@@ -122,9 +148,9 @@ def _wider() -> Any:
 def exported_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export costs seconds: take the one at hand, which is right for the tiny model only."""
 
-    def copy(_: object, path: Path) -> None:
+    def copy(_: object, into: Path) -> None:
         for artefact in folder.glob("encoder.onnx*"):
-            shutil.copyfile(artefact, path.with_name(artefact.name))
+            shutil.copyfile(artefact, into / artefact.name)
 
     monkeypatch.setattr("clickloop.retriever.export._export_onnx", copy)
 
@@ -231,8 +257,8 @@ def test_a_model_by_a_known_name_gets_the_prompts_that_its_authors_tell(tiny_mod
 def test_an_interrupted_release_is_not_whole_and_can_be_made_again(
     database: Database, model: "SentenceTransformer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: object, path: Path) -> None:
-        path.write_bytes(b"half an export")
+    def interrupted(_: object, into: Path) -> None:
+        (into / "encoder.onnx").write_bytes(b"half an export")
         raise KeyboardInterrupt
 
     releases = Releases(database, tmp_path / "releases")
