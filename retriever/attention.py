@@ -56,7 +56,7 @@ def pack_attention(model: "ir.Model", padding: str) -> bool:
         packed = ir.node(
             "Attention",
             [query.source, *constants, seen.outputs[0]],
-            {"num_heads": shape[1]} | {name: traced.attributes[name] for name in traced.attributes if name == "scale"},
+            {"num_heads": shape[1], "scale": traced.attributes.get_float("scale", 0.0)},  # 0 is the usual one
             domain=DOMAIN,
         )
         graph.insert_before(traced, packed)

@@ -6,6 +6,8 @@ torch and onnx are imported inside the functions that need them, as in the encod
 import logging
 import shutil
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ from .weights import write_weights
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+Way = Callable[["SentenceTransformer", Path], None]  # writes an export of the model into the folder
 
 log = logging.getLogger(__name__)
 
@@ -45,61 +49,31 @@ def export_artefacts(model: "SentenceTransformer", folder: Path, parent: Path | 
     if any(type(module).__name__ == "Router" for module in model):
         log.warning("the model encodes queries and documents by different parts: it will be served by torch")
         return "torch"
+    ways: list[Way] = [_packed_export, _plain_export]
     if parent is not None and (parent / EXPORT).exists():
+        ways.insert(0, partial(write_weights, parent=parent))
+    for way in ways:
         try:
-            write_weights(model, parent, folder)
+            way(model, folder)
             _check_export(model, folder)
             return WHOLE
         except Exception as error:
-            log.info("the graph of %s cannot be taken (%s): the model is traced anew", parent.name, error)
+            reason = error
+            log.info("one way of exporting fails: %s", error)
             _remove(folder, EXPORT)
-    try:
-        _export_onnx(model, folder)
-        _check_export(model, folder)
-    except Exception as error:
-        log.warning("the export to ONNX failed (%s): the release will be served by torch", error)
-        _remove(folder, EXPORT)
-        return "torch"
-    return WHOLE
+    log.warning("the export to ONNX failed (%s): the release will be served by torch", reason)
+    return "torch"
 
 
-def quantise(folder: Path) -> None:
-    """Writes, beside the exported encoder, one whose matrices have a byte for each weight and a scale for each output;
-    what they are multiplied with gets its scale anew at every call ("dynamic"). Raises ModelError.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    muted = logging.root.manager.disable
-    try:
-        logging.disable(logging.WARNING)  # it speaks to the root logger of what only matters for images
-        quantize_dynamic(
-            folder / EXPORT,
-            folder / SMALL_EXPORT,
-            op_types_to_quantize=["MatMul", "Gemm", "Attention"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options={"MatMulConstBOnly": True},
-        )
-        for name in _written(folder, SMALL_EXPORT):
-            shutil.copymode(folder / EXPORT, folder / name)  # weights are written for their owner's eyes only
-    except Exception as error:
-        _remove(folder, SMALL_EXPORT)
-        raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
-    finally:
-        logging.disable(muted)
+def _packed_export(model: "SentenceTransformer", folder: Path) -> None:
+    """With attention as one step. Raises ModelError where the model has another kind of it."""
+    program = _traced(model, ATTENTION_OPSET)
+    if not pack_attention(program.model, "attention_mask"):
+        raise ModelError("its attention cannot be packed")
+    program.save(folder / EXPORT, external_data=True)
 
 
-def _export_onnx(model: "SentenceTransformer", folder: Path) -> None:
-    """With packed attention, or where that cannot be as it is traced."""
-    try:
-        program = _traced(model, ATTENTION_OPSET)
-        if pack_attention(program.model, "attention_mask"):
-            program.save(folder / EXPORT, external_data=True)
-            _check_export(model, folder)
-            return
-    except Exception as error:
-        log.info("attention is not packed: %s", error)
+def _plain_export(model: "SentenceTransformer", folder: Path) -> None:
     _traced(model, OPSET).save(folder / EXPORT, external_data=True)
 
 
@@ -137,15 +111,6 @@ def _traced(model: "SentenceTransformer", opset: int) -> "torch.onnx.ONNXProgram
     return program
 
 
-def _remove(folder: Path, export: str) -> None:
-    for name in _written(folder, export):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _written(folder: Path, export: str) -> list[str]:
-    return artefacts([path.name for path in folder.iterdir()], export)
-
-
 def _check_export(model: "SentenceTransformer", folder: Path) -> None:
     """Alone and side by side, from one word to all that the model reads. Raises ModelError."""
     model.to("cpu")  # a GPU may round to fewer bits
@@ -160,3 +125,39 @@ def _check_export(model: "SentenceTransformer", folder: Path) -> None:
         cosine = float((found * expected).sum(axis=1).min())
         if not cosine >= MIN_COSINE:
             raise ModelError(f"the exported encoder differs from the model: cosine {cosine:.5f} < {MIN_COSINE}")
+
+
+def quantise(folder: Path) -> None:
+    """Writes, beside the exported encoder, one whose matrices have a byte for each weight and a scale for each output;
+    what they are multiplied with gets its scale anew at every call ("dynamic"). Raises ModelError.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    muted = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)  # it speaks to the root logger of what only matters for images
+        quantize_dynamic(
+            folder / EXPORT,
+            folder / SMALL_EXPORT,
+            op_types_to_quantize=["MatMul", "Gemm", "Attention"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        for name in _written(folder, SMALL_EXPORT):
+            shutil.copymode(folder / EXPORT, folder / name)  # weights are written for their owner's eyes only
+    except Exception as error:
+        _remove(folder, SMALL_EXPORT)
+        raise ModelError(f"the encoder in {folder} cannot be quantised: {error}") from error
+    finally:
+        logging.disable(muted)
+
+
+def _remove(folder: Path, export: str) -> None:
+    for name in _written(folder, export):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _written(folder: Path, export: str) -> list[str]:
+    return artefacts([path.name for path in folder.iterdir()], export)

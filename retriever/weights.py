@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 
-def write_weights(model: "SentenceTransformer", parent: Path, folder: Path) -> None:
+def write_weights(model: "SentenceTransformer", folder: Path, parent: Path) -> None:
     """Exports `model` as the graph of the release in `parent`, whose modules it shares, with weights of its own.
 
     Tracing takes seconds and always gives that graph. Its matrices are found by what they hold, because the export

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from encoded import DOCUMENTS, TEXTS, cosines
 
+from clickloop.retriever.attention import pack_attention
 from clickloop.retriever.database import Database
 from clickloop.retriever.encoder import TorchEncoder, load_model
 from clickloop.retriever.errors import ModelError
@@ -27,7 +28,7 @@ def failing_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("this architecture cannot be exported")
 
-    monkeypatch.setattr("clickloop.retriever.export._export_onnx", fail)
+    monkeypatch.setattr("clickloop.retriever.export._traced", fail)
 
 
 def test_a_release_is_exported_for_serving(releases: Releases, release: Release) -> None:
@@ -52,16 +53,25 @@ def test_attention_is_one_step_of_the_export(folder: Path) -> None:
     assert not {":Softmax", ":Transpose"} & set(found)
 
 
-def test_attention_that_hides_more_than_padding_is_exported_as_it_was_traced(
-    releases: Releases, tiny_model: Path
+@pytest.mark.parametrize("hides", ["more", "less"])
+def test_attention_that_would_hide_other_things_than_padding_is_exported_as_it_was_traced(
+    releases: Releases, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, hides: str
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    causal = SentenceTransformer(str(tiny_model), device="cpu", config_kwargs={"is_decoder": True})
-    release = releases.make(causal, parent=None, lineage={})
+    def pack(graph: Any, padding: str) -> bool:
+        packed = pack_attention(graph, padding)
+        if hides == "less":
+            (step,) = (node for node in graph.graph if node.op_type == "Attention")
+            step.replace_input_with(3, None)
+        return packed
+
+    monkeypatch.setattr("clickloop.retriever.export.pack_attention", pack)
+    model = SentenceTransformer(str(tiny_model), device="cpu", config_kwargs={"is_decoder": hides == "more"})
+    release = releases.make(model, parent=None, lineage={})
     assert release.engine == WHOLE
     assert ":Softmax" in steps(releases.folder(release.id))
-    served, expected = releases.encoder(release), causal.encode(TEXTS, normalize_embeddings=True)
+    served, expected = releases.encoder(release), model.encode(TEXTS, normalize_embeddings=True)
     assert min(cosines(np.stack([served.query(text) for text in TEXTS]), np.asarray(expected))) > 0.9999
 
 
@@ -152,7 +162,8 @@ def exported_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for artefact in folder.glob("encoder.onnx*"):
             shutil.copyfile(artefact, into / artefact.name)
 
-    monkeypatch.setattr("clickloop.retriever.export._export_onnx", copy)
+    for way in ("_packed_export", "_plain_export"):
+        monkeypatch.setattr(f"clickloop.retriever.export.{way}", copy)
 
 
 @pytest.mark.usefixtures("exported_before")
@@ -263,7 +274,7 @@ def test_an_interrupted_release_is_not_whole_and_can_be_made_again(
 
     releases = Releases(database, tmp_path / "releases")
     with monkeypatch.context() as patch:
-        patch.setattr("clickloop.retriever.export._export_onnx", interrupted)
+        patch.setattr("clickloop.retriever.export._packed_export", interrupted)
         with pytest.raises(KeyboardInterrupt):
             releases.make(model, parent=None, lineage={}, release_id="release-1")
     assert not releases.folder("release-1").exists(), "what can be cleared away at once is"
