@@ -1,14 +1,10 @@
 """A small world that a tiny model can learn: documents name a topic by a digit, queries by a letter."""
 
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import kill_at_step
 import orjson
 
 from clickloop.plugin.loop import ClickLoop
@@ -21,7 +17,7 @@ TOPICS = "abcdefghij"  # topic i is the letter TOPICS[i] in queries and the digi
 FILLERS = "klmnopqrstuvwxyz"
 SEARCHES = 1200
 # A recipe for a tiny model: many small steps, in one training.
-RECIPE = FineTuning(epochs=3, soup=1, batch_size=8, learning_rate=5e-3, max_tokens=16)
+RECIPE = FineTuning(epochs=2, soup=1, batch_size=8, learning_rate=5e-3, max_tokens=16)
 RECIPE_VARIABLES = {
     f"CLICKLOOP_TRAINING__{name.upper()}": str(value) for name, value in RECIPE.model_dump(exclude_unset=True).items()
 }
@@ -83,14 +79,6 @@ def one_night(loop: ClickLoop) -> str:
     run = loop.run_night(loop.runs.queue("test").id, lambda _step, _share: None)
     assert run.state in ("finished", "waiting"), run
     return f"{run.outcome}: {'; '.join(run.reasons)}"
-
-
-def kill(settings: Settings, who: str, when: str, step: str) -> None:
-    """Lets a process of a promotion run until it kills itself at a boundary of a step."""
-    command = [sys.executable, kill_at_step.__file__, who, when, step]
-    ended = subprocess.run(command, input=orjson.dumps(settings.for_child()), capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert ended.stdout.decode().split() == [kill_at_step.LAST.id]
 
 
 def resume(loop: ClickLoop) -> Run:

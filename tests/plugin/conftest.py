@@ -15,7 +15,8 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from school import RECIPE, LessonSettings, documents, kill, teach
+from kill_at_step import kill
+from school import RECIPE, LessonSettings, documents, teach
 
 from clickloop.plugin import cli
 from clickloop.plugin.app import create_app

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from school import FILLERS, TOPICS, LessonSettings, kill, one_night, resume, until
+from kill_at_step import kill
+from school import FILLERS, TOPICS, LessonSettings, one_night, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop

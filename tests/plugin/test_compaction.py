@@ -10,11 +10,11 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-import kill_at_step
 import numpy as np
 import orjson
 import pytest
-from school import LessonSettings, kill, resume, until
+from kill_at_step import LAST, kill
+from school import LessonSettings, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -154,7 +154,7 @@ def test_a_compaction_killed_at_a_step_loses_nothing_and_leaves_nothing(
         until(lambda: [build.id for build in again.releases.builds()] == [pointer(again).id] == again.store.names())
         again.wait_for(again.documents.revision())
         found = {hit.id for hit in again.search("0 k new", k=1000, log=False)}
-        assert {document.id for document in (*NEW, kill_at_step.LAST)} <= found
+        assert {document.id for document in (*NEW, LAST)} <= found
         assert "0/0" not in found
         opened = again.live.current()
         assert opened is not None

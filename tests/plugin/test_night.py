@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from school import FILLERS, RECIPE_VARIABLES, LessonSettings, documents, one_night, resume, teach, until
+from kill_at_step import kill
+from school import FILLERS, LessonSettings, documents, one_night, resume, teach, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.children import spawn
@@ -25,13 +26,13 @@ from clickloop.trainer.nightly import Busy
 from clickloop.trainer.recipe import Promotion
 
 STEPS = (
-    "reading the log",
-    "mining hard negatives",
-    "fine-tuning",
-    "screening",
-    "embedding documents with the candidate",
-    "asking the guards",
-    "judging",  # the steps of a promotion are in test_promotion.py
+    ("at", "reading the log"),
+    ("at", "mining hard negatives"),
+    ("amid", "fine-tuning"),
+    ("at", "screening"),
+    ("at", "embedding documents with the candidate"),
+    ("at", "asking the guards"),
+    ("at", "judging"),  # the steps of a promotion are in test_promotion.py
 )
 
 
@@ -59,19 +60,14 @@ def test_a_night_learns_and_the_next_one_without_information_is_refused(
     loop.close()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("when", "step"), STEPS)
 def test_a_night_killed_goes_on_where_it_was(
-    step: str, folder: Path, lesson_settings: LessonSettings, tiny_model: Path
+    when: str, step: str, folder: Path, lesson_settings: LessonSettings
 ) -> None:
-    command = [sys.executable, "-m", "clickloop.plugin.cli", "train", "--data-dir", str(folder)]
-    variables = os.environ | {"CLICKLOOP_MODEL": str(tiny_model)} | RECIPE_VARIABLES
-    night = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
-    assert night.stderr is not None
-    assert any(line.startswith(step) for line in night.stderr), "the step never came"
-    night.kill()
-    night.wait()
-    night.stderr.close()
-
+    loop = ClickLoop(lesson_settings(folder))
+    loop.runs.queue("test")
+    loop.close()
+    kill(loop.settings, "night", when, step)
     loop = ClickLoop(lesson_settings(folder))
     run = resume(loop)
     assert run.outcome == "promoted", run.reasons

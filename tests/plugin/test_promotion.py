@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import kill_at_step
 import numpy as np
 import orjson
 import pytest
-from school import LessonSettings, kill, resume, until
+from kill_at_step import LAST, kill
+from school import LessonSettings, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
@@ -76,7 +76,7 @@ def test_a_promotion_killed_at_a_step_is_done_once_and_nothing_is_lost(
     assert set(loop.store.names()) == {build.id for build in loop.releases.builds()}, "no orphaned index"
     loop.wait_for(loop.documents.revision())
     found = {hit.id for hit in loop.search("0 k new", k=1000, log=False)}
-    assert {document.id for document in (*NEW, kill_at_step.LAST)} <= found
+    assert {document.id for document in (*NEW, LAST)} <= found
     assert "0/0" not in found
     build = opened()
     assert build is not None
