@@ -66,8 +66,8 @@ def quiet_transformers() -> None:
     """Progress bars of loading weights have no place in a service's log."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 class TorchEncoder:

@@ -80,7 +80,7 @@ def _plain_export(model: "SentenceTransformer", folder: Path) -> None:
 def _traced(model: "SentenceTransformer", opset: int) -> "torch.onnx.ONNXProgram":
     import torch
 
-    class Sentence(torch.nn.Module):
+    class Sentence(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = model

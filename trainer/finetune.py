@@ -145,7 +145,7 @@ def _trainer_class(dials: FineTuning) -> Any:
 def _watch(progress: Callable[[float], None]) -> Any:
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
+    class Watch(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             progress(state.global_step / max(state.max_steps, 1))
 

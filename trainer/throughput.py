@@ -98,7 +98,7 @@ def share_of_peak(
     encodings = model.tokenizer(texts, truncation=True, max_length=dials.max_tokens)
     tokens = dials.epochs * sum(len(ids) for ids in encodings["input_ids"])
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)}
-    weights = sum(part.numel() for part in model.parameters() if id(part) not in embeddings)
+    weights: int = sum(part.numel() for part in model.parameters() if id(part) not in embeddings)
     return 6 * tokens * weights / seconds / _peak()
 
 
