@@ -55,7 +55,9 @@ class EdgeStore:
         small = _HALF_BYTE if dimension >= LONG else _BYTE
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Dot, quantization_config=small)
         # In KB of vectors: what is smaller gets no graph, because a full scan is faster there and misses little.
-        config = edge.EdgeConfig(vectors=vectors, optimizers=edge.EdgeOptimizersConfig(indexing_threshold=10_000))
+        optimizers = edge.EdgeOptimizersConfig(indexing_threshold=10_000)
+        # The threads that the engine keeps by default wake each other all the time, on the cores that encode.
+        config = edge.EdgeConfig(vectors=vectors, optimizers=optimizers, max_search_threads=1)
         shard = edge.EdgeShard.create(str(path), config)
         for field, kind in self._payload_indexes.items():
             shard.update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WRITTEN = 3  # times the bytes of a model's weights, at most, are on the disk while a release is made
+
 
 class Releases:
     """Folders of releases under `folder`, and the rows about them and their builds."""
@@ -67,10 +69,11 @@ class Releases:
         quantised: bool = False,
     ) -> Release:
         """Exports the model into a folder of its own, metadata last, and records it. `quantised`: queries are encoded
-        with a byte for each weight, where that can be exported.
+        with a byte for each weight, where that can be exported. Raises NoRoom.
         """
         release_id = release_id or new_id("release")
         with self._new_folder(release_id) as folder:
+            _check_room("a release", WRITTEN * sum(weight.nbytes for weight in model.parameters()), folder)
             engine = export_artefacts(model, folder, self.folder(parent) if parent else None)
             if quantised and engine == WHOLE:
                 engine = _quantised(folder)
@@ -92,12 +95,11 @@ class Releases:
 
     def quantised(self, release: Release) -> Release:
         """A release of the same model whose queries are encoded with a byte for each weight, with all document vectors,
-        which are the same. Raises ModelError.
+        which are the same. Raises ModelError and NoRoom.
         """
         release_id, source = new_id("release"), self.folder(release.id)
         needed = 2 * sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-        if (free := shutil.disk_usage(source).free) < needed:
-            raise NoRoom("a quantised release", needed, free, self._folder)
+        _check_room("a quantised release", needed, source)
         with self._new_folder(release_id) as folder:
             shutil.copytree(source / "model", folder / "model")
             for name in (*artefacts(release.checksums, EXPORT), "tokenizer.json"):
@@ -287,6 +289,11 @@ class Releases:
         for build in self.retired():
             return build.release_id
         raise NotFound("release", "before the present one")
+
+
+def _check_room(what: str, needed: int, folder: Path) -> None:
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise NoRoom(what, needed, free, folder)
 
 
 def _quantised(folder: Path) -> str:

@@ -72,7 +72,8 @@ class OpenBuild:
             self._users -= 1
             last = self._retired and self._users == 0
         if last:
-            self.index.close()
+            # Beside this search, which may be in the event loop: a dropped index is removed from the disk.
+            threading.Thread(target=self.index.close, name="close-index").start()
 
 
 class _Retired(Exception):

@@ -3,6 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from encoded import DOCUMENTS, TEXTS, cosines
 from clickloop.retriever.attention import pack_attention
 from clickloop.retriever.database import Database
 from clickloop.retriever.encoder import TorchEncoder, load_model
-from clickloop.retriever.errors import ModelError
+from clickloop.retriever.errors import ModelError, NoRoom
 from clickloop.retriever.model import sha256
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.serving import QUANTISED, TEMPLATE, WHOLE, OnnxEncoder, render, truncated
@@ -94,6 +95,17 @@ def test_a_model_that_cannot_be_exported_is_served_by_torch(
     assert cosines(served.query("split a string"), encoder.query("split a string"))[0] > 0.9999
     assert served.documents(DOCUMENTS).shape == (len(DOCUMENTS), 32)
     assert truncated(folder, release, DOCUMENTS) == 1
+
+
+def test_a_release_is_not_begun_where_the_disk_has_no_room_for_it(
+    releases: Releases, model: "SentenceTransformer", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(weight.nbytes for weight in model.parameters())
+    free = SimpleNamespace(free=2 * weights)
+    monkeypatch.setattr("clickloop.retriever.releases.shutil.disk_usage", lambda _folder: free)
+    with pytest.raises(NoRoom, match="a release needs 1 MiB"):
+        releases.make(model, parent=None, lineage={}, release_id="release-large")
+    assert not releases.folder("release-large").exists()
 
 
 def trained(folder: Path) -> "SentenceTransformer":
