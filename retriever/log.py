@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 20_000  # entries; more means that the disk does not keep up
 MAX_GROUP = 5_000  # searches and events that share one transaction
 RETRY_SECONDS = 1.0
-GATHER_SECONDS = 0.04  # for which searches wait for others to share their transaction; events never wait
+GATHER_SECONDS = 0.1  # for which searches wait for others to share their transaction; events never wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class SearchLog:
             self._thread.start()
 
     def record(self, search: Search) -> None:
-        """Returns at once; the search is written within milliseconds, before any event that comes after it."""
+        """Returns at once; the search is written within GATHER_SECONDS, before any event that comes after it."""
         self._put(_Entry(search=search))
 
     def add(self, batch: Sequence[Event]) -> Accepted:
