@@ -21,7 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing into .venv, which takes some minutes the first time …"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,offline,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[cpu,offline,dev]"
+	@# On all cores, while pip would do so on one; some packages bring templates that are no Python.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 demo: $(INSTALLED) ## the whole loop on the Python documentation, into ./clickloop-demo
