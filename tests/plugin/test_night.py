@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from kill_at_step import kill
-from school import FILLERS, LessonSettings, documents, one_night, resume, teach, until
+from school import FILLERS, RECIPE_VARIABLES, LessonSettings, documents, one_night, resume, teach, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.children import spawn
@@ -80,6 +80,21 @@ def test_a_night_killed_goes_on_where_it_was(
     assert live is not None
     assert {build.id for build in loop.releases.builds() if build.state != "retired"} == {live.id}
     assert set(loop.store.names()) == {build.id for build in loop.releases.builds()}, "no orphaned index"
+    loop.close()
+
+
+def test_a_night_of_the_command_killed_from_outside_goes_on(
+    folder: Path, lesson_settings: LessonSettings, tiny_model: Path
+) -> None:
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "train", "--data-dir", str(folder)]
+    variables = os.environ | {"CLICKLOOP_MODEL": str(tiny_model)} | RECIPE_VARIABLES
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as night:
+        assert night.stderr is not None
+        assert any(line.startswith("fine-tuning") for line in night.stderr), "the step never came"
+        night.kill()
+    loop = ClickLoop(lesson_settings(folder))
+    run = resume(loop)
+    assert (run.outcome, run.attempts) == ("promoted", 2), run.reasons
     loop.close()
 
 
