@@ -62,6 +62,7 @@ class Owner:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._settled: tuple[object, ...] | None = None  # the news that left nothing to do
         self._compactions: Compactions | None = None
 
     def acquire(self) -> bool:
@@ -106,6 +107,10 @@ class Owner:
 
     def tick(self) -> bool:
         """Indexes some of what was written and grants the oldest wish; True while there is more to do."""
+        news = self._releases.news()
+        if news == self._settled:
+            return False
+        self._settled = None  # until all of it went well
         self._follow_pointer()
         busy = self._index()
         if not busy and (wanted := self._releases.wanted()) is not None:
@@ -115,6 +120,7 @@ class Owner:
         busy = self._challenge() or busy
         if not busy and self._releases.builds("rejected"):
             self._drop_old_builds()
+        self._settled = None if busy else news
         return busy
 
     def _follow_pointer(self) -> None:

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITTEN = 3  # times the bytes of a model's weights, at most, are on the disk while a release is made
+# Documents, the pointer, wishes to move it, the challenger, and builds that nobody needs.
+NEWS = """SELECT
+    (SELECT value FROM counters WHERE name = 'revision'),
+    (SELECT build_id FROM live),
+    (SELECT min(id) FROM switches WHERE state = 'requested'),
+    (SELECT build_id FROM challenger),
+    (SELECT min(id) FROM builds WHERE state = 'rejected')"""
 
 
 class Releases:
@@ -283,6 +290,10 @@ class Releases:
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
         return None if row is None else Switch(*row)
+
+    def news(self) -> tuple[object, ...]:
+        """Differs from what it was whenever something came that the owner of the index acts on."""
+        return self._database.row(NEWS)
 
     def former(self) -> str:
         """The release that was live before the present one. Raises NotFound when there is none."""
