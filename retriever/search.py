@@ -181,7 +181,7 @@ class Searcher:
             ]
             ids = (build.build.id, build.release.id)
             self._log.record(
-                Search(answer.query_id, query, k, filter, *ids, shown, who or Who(), answer.took_ms, arrived_at)
+                Search(answer.query_id, query, k, filter or None, *ids, shown, who or Who(), answer.took_ms, arrived_at)
             )
         return answer
 

@@ -50,17 +50,14 @@ class Contest:
         self._ids = {stored.key: stored.document.id for stored in corpus.documents}
         self._sides = champion, candidate
 
-    @property
-    def candidate_id(self) -> str:
-        return self._sides[1].release.id
-
     def results(self, tallies: pl.DataFrame, clicks: ClickModel, wordings: Mapping[str, str]) -> list[Result]:
-        """Per-query results by these tallies (with `release` and `cluster`), of searches that the champion answered
-        without exploring. Results of another release would favour a candidate that resembles it: what only that one
-        found would have gains. Where a search explored, what the champion had at these places would count as nothing;
-        and explored results weighted by their inverse propensity cost more precision than they bring.
+        """Per-query results by these tallies (with `release` and `cluster`), of plain searches that the champion
+        answered. Results of another release would favour a candidate that resembles it: what only that one found would
+        have gains. Where a search explored, what the champion had at these places would count as nothing, and explored
+        results weighted by their inverse propensity cost more precision than they bring. Where it had a filter, the
+        best of all documents were never shown, and whatever lifts those that were would gain.
         """
-        answered = tallies.filter(pl.col("release") == self._sides[0].release.id, ~pl.col("explores"))
+        answered = tallies.filter(pl.col("release") == self._sides[0].release.id, "plain")
         clusters = dict(answered.select("query", "cluster").unique().rows())
         counts = counted(answered)
         alive = {document_id: key for key, document_id in self._ids.items()}

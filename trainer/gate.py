@@ -250,6 +250,8 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
         else "hardly anybody's preference is known",
     )
     found, p = min((queries, by_queries), (people, by_people), key=lambda one: one[1])
+    if by_people <= level and queries.mean < dials.min_effect:
+        found, p = people, by_people  # which decides, however certain the queries are that it is less
 
     def answer(outcome: str, reason: str) -> Decision:
         return Decision(outcome, (*facts, reason), found, k, level, p)

@@ -16,7 +16,6 @@ from typing import Any
 import polars as pl
 
 from ..retriever.database import Database
-from ..retriever.explore import EXPLORATION
 from .recipe import Recipe
 from .robots import Robots, without_robots
 from .segments import Merge, Segments
@@ -31,13 +30,12 @@ from .snapshot import (
     read_searches,
 )
 from .split import number, numbers, split, who_judges
-from .tally import COUNTED, PAIR, PLACE, fairly, less, summed, tally
+from .tally import COUNTED, PAIR, fairly, less, plain, summed, tally
 
-FORMAT = 2  # another number makes every history anew
+FORMAT = 3  # another number makes every history anew
 BLOCK = 100_000  # searches that are read together, so that memory is bounded
 MAX_SEARCHES = 10
 RECENT = 20_000  # searches that robots are told by, besides the new ones
-KEYS = ("part", "release", *PAIR, *PLACE)
 SCHEMAS = {
     "tallies": pl.Schema(
         {
@@ -49,11 +47,12 @@ SCHEMAS = {
             "gap": pl.Int8,
             "best": pl.Int32,
             "lead": pl.Int8,
-            "explores": pl.Boolean,
+            "plain": pl.Boolean,
             **dict.fromkeys(COUNTED, pl.Int32),
         }
     ),
     "visits": pl.Schema({"visit": pl.UInt64, "search": pl.Int64}),
+    "closed": pl.Schema({"visit": pl.UInt64}),
     "people": pl.Schema({"person": pl.UInt64, "judges": pl.Boolean}),
     "wordings": pl.Schema(
         {"query": pl.UInt64, "text": pl.String, "cluster": pl.UInt64, "searches": pl.Int64, "first": pl.Int64}
@@ -69,6 +68,7 @@ def _same_wordings(wordings: pl.DataFrame) -> pl.DataFrame:
 MERGES: dict[str, Merge] = {
     "tallies": summed,
     "visits": lambda visits: visits,
+    "closed": lambda visits: visits,
     "people": lambda people: people,
     "wordings": _same_wordings,
     "documents": lambda documents: documents.unique(),
@@ -115,11 +115,11 @@ class History:
     # What it knows
 
     def answered(self, part: int, release_id: str) -> pl.DataFrame:
-        """Tallies of what people of this part saw of the answers of this release, without searches that explored. Each
-        query has its `text`, and its `cluster`.
+        """Tallies of what people of this part saw of the answers of this release in plain searches. Each query has its
+        `text`, and its `cluster`.
         """
         release = pl.col("release") == number(release_id)
-        found = self._kept.scan("tallies").filter(pl.col("part") == part, release, ~pl.col("explores"))
+        found = self._kept.scan("tallies").filter(pl.col("part") == part, release, "plain")
         named = self.named(summed(found.collect())).with_columns(release=pl.lit(release_id))
         queries = named["query"].unique()
         clusters = pl.Series([cluster_of(query) for query in queries], dtype=pl.String)
@@ -162,10 +162,7 @@ class History:
         return self._impressions(self._kept.scan("visits").filter(pl.col("search") > search).select("search"))
 
     def _impressions(self, which: pl.LazyFrame) -> pl.DataFrame:
-        searches = which.collect()
-        first = searches["search"].min() or self.bounds.search + 1
-        log = read_log(self._database, self.bounds, after=int(first) - 1)  # type: ignore[arg-type]
-        return log.join(searches, on="search", how="semi", maintain_order="left")
+        return read_searches(self._database, which.collect()["search"].sort().to_list(), self.bounds.event)
 
     # A night
 
@@ -184,9 +181,9 @@ class History:
         before = self.bounds
         new = read_log(self._database, Bounds(end, tonight.event), after=before.search)
         late = clicked_later(self._database, before, tonight.event)
-        honest, honestly_late, robots = self._honest(new, late, tonight.event)
+        honest, honestly_late, refused, robots = self._honest(new, late, tonight.event)
         fair = fairly(honest)
-        visits, again = self._visits(fair, honestly_late)
+        visits, closed, again = self._visits(fair, honestly_late, refused)
         fresh = fair.join(visits, on="search", how="semi", maintain_order="left")
         now, then = (read_searches(self._database, again, event) for event in (tonight.event, before.event))
         judges, added = self._judges(new, now)
@@ -195,6 +192,7 @@ class History:
         found = {
             "tallies": summed(pl.concat(changed)),
             "visits": visits,
+            "closed": closed,
             "people": added,
             "wordings": _wordings(fresh),
             "documents": pl.DataFrame({"document_id": numbers(documents), "name": documents}),
@@ -210,9 +208,11 @@ class History:
         tables = {name: found[name].select(schema.names()).cast(schema) for name, schema in SCHEMAS.items()}
         self._kept.add(tables, state)
 
-    def _honest(self, new: pl.DataFrame, late: Sequence[int], event: int) -> tuple[pl.DataFrame, list[int], Robots]:
-        """What is new, and which searches of `late`, of those that count, got their clicks from people. Robots are told
-        by what they did lately, too, late clicks included; those of a robot are not counted.
+    def _honest(
+        self, new: pl.DataFrame, late: Sequence[int], event: int
+    ) -> tuple[pl.DataFrame, list[int], list[int], Robots]:
+        """What is new, and which searches of `late`, of those that count, got their clicks from people, and which from
+        robots. These are told by what they did lately, too, late clicks included.
         """
         counts = self._kept.scan("visits").select("search")
         recent = counts.select(pl.col("search").top_k(RECENT)).collect()["search"]
@@ -220,22 +220,30 @@ class History:
         earlier = pl.concat([recent, known]).unique().sort()
         lately = read_searches(self._database, earlier.to_list(), event)
         honest, robots = without_robots(pl.concat([lately, new]), self._recipe.mining.max_searches_per_person)
-        found = known.filter(known.is_in(honest["search"].unique().implode()))
-        return honest.filter(pl.col("search") > self.bounds.search), found.sort().to_list(), robots
+        good = known.is_in(honest["search"].unique().implode())
+        honestly, refused = (known.filter(which).sort().to_list() for which in (good, ~good))
+        return honest.filter(pl.col("search") > self.bounds.search), honestly, refused, robots
 
-    def _visits(self, log: pl.DataFrame, late: Sequence[int]) -> tuple[pl.DataFrame, list[int]]:
-        """The visits of new searches (`visit`, `search`), and numbers of earlier ones whose visit has changed: by one
-        of these, or by an event of a search in `late`.
+    def _visits(
+        self, log: pl.DataFrame, late: Sequence[int], refused: Sequence[int]
+    ) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
+        """The visits of new searches (`visit`, `search`); those that are closed now, because a search in `refused` is
+        of them; and numbers of earlier searches whose visit has changed: by a new one, or by an event of a search in
+        `late`. A closed visit stays as it was counted: read again, the clicks that were refused would be in it.
         """
-        new, known = _visits_of(log), self._kept.scan("visits")
+        known = self._kept.scan("visits")
+        closed = known.filter(pl.col("search").is_in(refused)).select("visit").unique().collect()
+        shut = pl.concat([self._kept.scan("closed").collect(), closed])
+        new = _visits_of(log).join(shut, on="visit", how="anti")
         clicked = known.filter(pl.col("search").is_in(late)).select("visit").collect()
+        clicked = clicked.join(shut, on="visit", how="anti")
         touched = pl.concat([new.select("visit"), clicked]).unique()
         old = known.join(touched.lazy(), on="visit", how="semi").collect()
         place = pl.col("search").rank("ordinal").over("visit")
         counted = pl.concat([old, new]).filter(place <= MAX_SEARCHES)
         added = counted.join(old, on="search", how="anti")
         changed = pl.concat([added.select("visit"), clicked]).unique()
-        return added, old.join(changed, on="visit", how="semi")["search"].sort().to_list()
+        return added, closed, old.join(changed, on="visit", how="semi")["search"].sort().to_list()
 
     def _judges(self, new: pl.DataFrame, old: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Everybody of both logs (`person`) and whether they `judge`, and the same by numbers of who was not known."""
@@ -277,9 +285,9 @@ class History:
 
 def _visits_of(log: pl.DataFrame) -> pl.DataFrame:
     """`visit` and `search`, one row a search."""
-    explores = (pl.col("ranker") == EXPLORATION).any()
-    searches = log.group_by("search").agg(pl.col("person", "query", "release").first(), explores=explores)
-    names = searches.select(pl.concat_str("person", "query", "release", "explores", separator="\0")).to_series()
+    told = log.with_columns(plain=plain(log))
+    searches = told.group_by("search").agg(pl.col("person", "query", "release", "plain").first())
+    names = searches.select(pl.concat_str("person", "query", "release", "plain", separator="\0")).to_series()
     return searches.select(visit=numbers(names), search="search")
 
 

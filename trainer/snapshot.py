@@ -1,7 +1,6 @@
 """The log as a night sees it: what had arrived when the night began, one row per shown result."""
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ SCHEMA = {
     "clicked": pl.Boolean,
     "level": pl.Int64,  # of the furthest action: 0 none, then as in CLICKS from 1
     "cluster": pl.String,
+    "filtered": pl.Boolean,  # among a part of the documents
 }
 # Who searched, as far as the app tells; without that every search is somebody else's.
 PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
@@ -98,8 +98,9 @@ def last_search(database: Database, number: int) -> str | None:
 
 def _log(connection: Connection, which: ColumnElement[bool], event: int) -> pl.DataFrame:
     c = searches.c
-    asked = select(c.seq, c.query, PERSON, c.arrived_at, c.release_id).where(which)
-    asked_of = {"search": pl.Int64, "text": pl.String, "person": pl.String, "day": pl.Float64, "release": pl.String}
+    asked = select(c.seq, c.query, PERSON, c.arrived_at, c.release_id, c.filter.is_not(None)).where(which)
+    texts_of = {"search": pl.Int64, "text": pl.String, "person": pl.String}
+    asked_of = {**texts_of, "day": pl.Float64, "release": pl.String, "filtered": pl.Boolean}
     results = select(c.seq, shown.c.document_id, shown.c.rank, shown.c.ranker, shown.c.score)
     results = results.join(shown, shown.c.search_seq == c.seq).where(which).order_by(c.seq, shown.c.rank)
     place = {"search": pl.Int64, "document_id": pl.String}
@@ -151,15 +152,21 @@ def normalised(query: str) -> str:
 
 def cluster_of(query: str) -> str:
     """The same text for queries that differ only in case, punctuation, order, plural s or small words."""
-    words = re.findall(r"\w+|[^\w\s]+", normalised(query))
-    kept = [_stem(word) for word in words if word[0].isalnum() and word not in SMALL_WORDS]
-    return " ".join(sorted(set(kept))) or " ".join(sorted(words))
+    text = normalised(query)
+    words = "".join(letter if _is_of_word(letter) else " " for letter in text).split()
+    kept = [_stem(word) for word in words if word not in SMALL_WORDS]
+    return " ".join(sorted(set(kept))) or " ".join(sorted(words)) or text
 
 
 def fingerprint(log: pl.DataFrame) -> str:
     """SHA-256 of the impressions and clicks, so that a report says which data a run saw."""
     rows = log.select("search", "rank", "document_id", "level").hash_rows(seed=0)
     return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
+
+
+def _is_of_word(letter: str) -> bool:
+    """Also the vowel signs of Hindi or Thai, which stand for themselves beside their consonant."""
+    return letter.isalnum() or unicodedata.category(letter).startswith("M")
 
 
 def _stem(word: str) -> str:

@@ -9,7 +9,7 @@ from .click_models import GAPS
 MAX_QUERIES = 100
 CART, PURCHASE = 2, 3  # levels of the log
 PAIR = ("query", "document_id")
-PLACE = ("rank", "gap", "best", "lead", "explores")
+PLACE = ("rank", "gap", "best", "lead", "plain")
 COUNTED = ("views", "clicks", "carts", "purchases")
 MIN_LEFT = 0.05  # a list whose mean score is above 1 less this is full of copies of the query
 RANKS, DISTANCES = 2**20, 2**4  # more than there are of each
@@ -24,21 +24,21 @@ def tally(log: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
     """One row per `by`, PAIR and PLACE: how many people saw the document there (`views`), how many clicked (`clicks`),
     and how many of these clicks led to `carts` and `purchases`. `gap` is the distance to the last click above in the
     same search (0: none, at most GAPS - 1); `best` the best rank at which a ranker put the document before the same
-    people, or 0 where only exploration showed it; `lead` how far it stood out of its list, in tenths; `explores` says
-    whether their searches did.
+    people, or 0 where only exploration showed it; `lead` how far it stood out of its list, in tenths; `plain` says
+    whether their searches were (see there).
 
-    A person counts once for a pair (in searches that explore, and in others), at the rank of the click or else at the
-    best rank shown, so that nobody gains weight by repeating. The tallies of different people add up.
+    A person counts once for a pair (in plain searches, and in others), at the rank of the click or else at the best
+    rank shown, so that nobody gains weight by repeating. The tallies of different people add up.
     """
-    own = pl.col("ranker") == EXPLORATION if "ranker" in log.columns else pl.lit(False)
+    own = _explored(log)
     level = pl.col("level") if "level" in log.columns else pl.col("clicked").cast(pl.Int64)
     # One number, the smallest where the person counts.
     place = ((~pl.col("clicked")).cast(pl.Int64) * RANKS + pl.col("rank")) * DISTANCES + pl.col("gap")
     people = (
         browsed(log)
         .with_columns(own=own, level=level)
-        .with_columns(explores=pl.col("own").any().over("search"))
-        .group_by(*by, *PAIR, "person", "explores")
+        .with_columns(plain=plain(log))
+        .group_by(*by, *PAIR, "person", "plain")
         .agg(
             place=place.min(),
             best=pl.when(~pl.col("own")).then("rank").min().fill_null(0),
@@ -81,6 +81,14 @@ def counted(tallies: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def plain(log: pl.DataFrame) -> pl.Expr:
+    """Whether the model ranked all documents for a search, and nothing else had a say: it did not explore, and had no
+    filter. Only such searches can be compared with another model's ranking.
+    """
+    filtered = pl.col("filtered") if "filtered" in log.columns else pl.lit(False)
+    return ~filtered & ~_explored(log).any().over("search")
+
+
 def fairly(log: pl.DataFrame) -> pl.DataFrame:
     """The log with at most MAX_QUERIES queries of each person, drawn by what they asked and not by what they clicked,
     which would bias the click rates.
@@ -102,6 +110,10 @@ def browsed(log: pl.DataFrame) -> pl.DataFrame:
     distance = pl.when(search == pl.col("search")).then(pl.col("rank") - rank)
     lead = _lead() if "score" in log.columns else pl.lit(0, dtype=pl.Int8)
     return log.with_columns(gap=distance.clip(0, GAPS - 1).fill_null(0), lead=lead)
+
+
+def _explored(log: pl.DataFrame) -> pl.Expr:
+    return pl.col("ranker") == EXPLORATION if "ranker" in log.columns else pl.lit(False)
 
 
 def _lead() -> pl.Expr:

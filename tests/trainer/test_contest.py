@@ -29,8 +29,10 @@ def ranks(name: str, first: int) -> Side:
     return Side(release, KEYS, vectors, lambda _text: np.array([1, 0], dtype=np.float32))
 
 
-def search(number: int, clicked: str, explored: dict[int, str], release: str = "champion") -> pl.DataFrame:
-    """The ten best of the champion, some places explored."""
+def search(
+    number: int, clicked: str, explored: dict[int, str], release: str = "champion", filtered: bool = False
+) -> pl.DataFrame:
+    """The ten best of the champion, some places explored, or with others that a filter leaves."""
     shown = [explored.get(rank, f"d{rank - 1}") for rank in range(1, 11)]
     return pl.DataFrame(
         {
@@ -41,8 +43,9 @@ def search(number: int, clicked: str, explored: dict[int, str], release: str = "
             "release": release,
             "document_id": shown,
             "rank": range(1, 11),
-            "ranker": [EXPLORATION if rank in explored else RANKER for rank in range(1, 11)],
+            "ranker": [EXPLORATION if rank in explored and not filtered else RANKER for rank in range(1, 11)],
             "clicked": [id_ == clicked for id_ in shown],
+            "filtered": filtered,
         }
     )
 
@@ -54,9 +57,11 @@ def judged(*searches: pl.DataFrame) -> dict[str, float]:
     return {found.query: found.delta for found in contest.results(log, CLICKS, {q: q for q in log["query"].unique()})}
 
 
-def test_searches_that_explored_and_those_of_other_releases_do_not_judge() -> None:
+def test_searches_that_explored_or_had_a_filter_and_those_of_other_releases_do_not_judge() -> None:
     """Otherwise what the champion had at these places would count as nothing, in favour of every candidate."""
     plain = search(1, "d2", {})
     alone = judged(plain)
     assert alone["q1"] < 0
     assert judged(plain, search(2, "d20", {8: "d20", 9: "d25"}), search(3, "d2", {}, "before")) == pytest.approx(alone)
+    within = {rank: f"d{19 + rank}" for rank in range(1, 11)}
+    assert judged(plain, search(4, "d20", within, filtered=True)) == pytest.approx(alone)

@@ -305,7 +305,12 @@ def test_a_handful_of_queries_or_people_rules_nothing_out() -> None:
 
 def test_queries_have_no_veto_over_people() -> None:
     """What the champion did not show counts as nothing in them."""
-    assert followed(spread(-0.05, 0.1, 3000), [1.0] * 600 + [-1.0] * 100).outcome == "promoted"
+    votes = [1.0] * 600 + [-1.0] * 100
+    assert followed(spread(-0.05, 0.1, 3000), votes).outcome == "promoted"
+    small = spread(0.004, 0.01, 6000)
+    assert followed(small).outcome == "rejected", "it is less than is worth a switch"
+    found = followed(small, votes)
+    assert (found.outcome, found.sample) == ("promoted", Sample.of(votes)), "however certain that is"
 
 
 def test_a_challenger_is_not_followed_for_ever() -> None:

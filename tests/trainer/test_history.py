@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import null
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.explore import EXPLORATION
@@ -20,7 +21,7 @@ from clickloop.trainer.robots import Robots
 from clickloop.trainer.snapshot import bounds_now, cluster_of
 from clickloop.trainer.split import DEVELOPMENT, HOLDOUT, TRAINING, draw, number
 
-TABLES = ("tallies", "visits", "people", "wordings", "documents")
+TABLES = ("tallies", "visits", "closed", "people", "wordings", "documents")
 QUERIES = ("sort a map", "Sort  maps", "split a string", "join lists", "open a file")
 Table = list[tuple[Any, ...]]
 
@@ -32,12 +33,21 @@ class Log:
         self.database = Database(f"sqlite:///{path}")
         self._searches = self._events = 0
 
-    def search(self, person: str, query: str, ids: list[str], release: str = "r1", explored: int | None = None) -> int:
+    def search(
+        self,
+        person: str,
+        query: str,
+        ids: list[str],
+        release: str = "r1",
+        explored: int | None = None,
+        filter: dict[str, Any] | None = None,
+    ) -> int:
         self._searches += 1
         row = {
             "query_id": f"q{self._searches}",
             "query": query,
             "k": 10,
+            "filter": null() if filter is None else filter,
             "build_id": "b1",
             "release_id": release,
             "took_ms": 1.0,
@@ -162,6 +172,24 @@ def test_late_clicks_of_robots_are_not_counted(log: Log, tmp_path: Path, monkeyp
     assert (history.night["robots_left_out"], history.night["pushed_document_ids"]) == (1, ["pushed"])
 
 
+def test_a_refused_late_click_stays_refused_whatever_comes_after_it(log: Log, tmp_path: Path) -> None:
+    """A list of which everything was clicked is a robot's; here the last click comes a night later."""
+    page = ["a", "b", "c", "d", "e"]
+    first = log.search("ann", "sort a map", page)
+    for id_ in page[:-1]:
+        log.click(first, id_)
+    before = views(log.history(tmp_path / "h"))
+    assert before["e", 5, 1] == (1, 0)
+    log.click(first, "e")
+    log.click(log.search("ann", "sort a map", page), "a")  # in the same night
+    assert views(log.history(tmp_path / "h")) == before
+    log.click(log.search("ann", "sort a map", ["e", "a"]), "e")  # and in a later one
+    history = log.history(tmp_path / "h")
+    assert views(history) == before
+    log.click(log.search("ben", "sort a map", page), "a")
+    assert views(log.history(tmp_path / "h"))["a", 1, 0] == (2, 2), "others count on"
+
+
 def test_a_person_who_comes_back_counts_once_and_where_they_clicked(log: Log, tmp_path: Path) -> None:
     for night in range(3):
         search = log.search("ann", "sort a map", ["b", "a"] if night else ["a", "b"])
@@ -192,6 +220,15 @@ def test_searches_that_explored_do_not_judge(log: Log, tmp_path: Path) -> None:
         ("sort a map", "sort a map", "a", 1, 1),
         ("sort a map", "sort a map", "c", 1, 2),
     ]
+
+
+def test_searches_with_a_filter_teach_and_do_not_judge(log: Log, tmp_path: Path) -> None:
+    filtered = log.search("ann", "sort a map", ["c", "d"], filter={"tenant": 3})
+    log.click(filtered, "d")
+    log.search("ann", "sort a map", ["a", "b"])
+    history = log.history(tmp_path / "h")
+    assert set(history.answered(TRAINING, "r1")["document_id"]) == {"a", "b"}
+    assert set(history.named(history.liked())["document_id"]) == {"d"}
 
 
 def test_who_judged_first_never_teaches_in_a_later_night(log: Log, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import polars as pl
 import pytest
@@ -40,6 +41,7 @@ COLUMNS = [
         "level",
     ),
     "cluster",
+    "filtered",
 ]
 DOCUMENTS = ("a", "b", "c")
 
@@ -53,10 +55,15 @@ class Traffic:
         self._number = 0
 
     def search(
-        self, query_id: str, query: str = "sort a map", who: Who | None = None, shown: tuple[str, ...] = DOCUMENTS
+        self,
+        query_id: str,
+        query: str = "sort a map",
+        who: Who | None = None,
+        shown: tuple[str, ...] = DOCUMENTS,
+        filter: dict[str, Any] | None = None,
     ) -> None:
         results = [Shown(rank, document_id, "live") for rank, document_id in enumerate(shown, start=1)]
-        self.log.record(Search(query_id, query, 10, None, "b1", "r1", results, who or Who(user_id="ann"), 1.0, 100.0))
+        self.log.record(Search(query_id, query, 10, filter, "b1", "r1", results, who or Who(user_id="ann"), 1.0, 100.0))
         self.event("nobody-asked", "x")  # acknowledged after everything before it
 
     def event(self, query_id: str, document_id: str, action: str = "click") -> None:
@@ -93,6 +100,12 @@ def test_every_shown_result_is_one_row_in_the_order_shown(traffic: Traffic) -> N
     assert log.columns == COLUMNS
     assert log.select("search", "document_id", "rank").rows() == [(1, "b", 1), (1, "a", 2), (2, "c", 1)]
     assert not log["clicked"].any()
+
+
+def test_searches_with_a_filter_are_told_from_others(traffic: Traffic) -> None:
+    traffic.search("q1", shown=("a",))
+    traffic.search("q2", shown=("b",), filter={"tenant": 3})
+    assert traffic.read().select("search", "filtered").rows() == [(1, False), (2, True)]
 
 
 def test_a_click_belongs_to_the_search_and_the_document_it_names(traffic: Traffic) -> None:
@@ -245,3 +258,23 @@ def test_spacing_changes_neither_the_query_nor_its_cluster(query: str) -> None:
 def test_the_same_words_in_any_order_are_one_cluster(words: list[str], random: Random) -> None:
     shuffled = random.sample(words, len(words))
     assert cluster_of(" the ".join(shuffled).upper() + "?") == cluster_of(", ".join(words))
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        ("class __enter__", "class __exit__"),
+        ("__init__ method", "__repr__ method", "method"),
+        ("दिन", "दान", "दून"),
+        ("วัน", "วิน"),
+    ],
+)
+def test_words_that_differ_are_other_clusters(different: tuple[str, ...]) -> None:
+    assert len({cluster_of(query) for query in different}) == len(different)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("os.path.join", "os path join"), ("__init__ method", "init methods"), ("of the", "The, of")]
+)
+def test_punctuation_and_small_words_make_no_other_cluster(one: str, other: str) -> None:
+    assert cluster_of(one) == cluster_of(other)
