@@ -1,26 +1,27 @@
 """API keys: roles search < write < admin, each allowed what the ones before it are. Only hashes are stored."""
 
+import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fastapi import Request
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 
 from ..retriever.database import Database
 from ..retriever.errors import InvalidInput, NotFound
 from ..retriever.schema import keys
-from .problems import Problem
+from .problems import Check, Problem
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 PRESET = "preset"  # the id of the key that the settings name
 FIRST = "first"  # the id of the key that the first start makes
 TRUSTED_SECONDS = 1.0  # how long a key that was valid is not looked up again
+LOOKING_UP = 4  # keys at a time; others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._trusted: dict[str, tuple[Role, float]] = {}  # hash → role, and until when (monotonic)
+        # Threads of their own: routes that keep the shared ones busy delay no search.
+        self._threads = ThreadPoolExecutor(LOOKING_UP, thread_name_prefix="keys")
 
     def create(self, role: str, key_id: str | None = None) -> tuple[str, str]:
         """The id and the key itself, which is shown this once."""
@@ -80,15 +83,25 @@ class Keys:
             self._trusted[hashed] = (role, until)
         return role
 
+    async def found(self, secret: str) -> Role | None:
+        """The same, while the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.role, secret)
+
+    def end_preset(self) -> None:
+        """The key that the settings named before is valid no more."""
+        with self._database.write() as connection:
+            connection.execute(keys.delete().where(keys.c.id == PRESET))
+
     def ensure_admin(self, preset: str | None) -> str | None:
         """Makes the preset key valid; without one, and with no admin key there at all, makes one and returns it."""
         if preset is not None:
+            preset = preset.strip()  # as the one in a header is
+            hashed = _hash(preset)
             with self._database.write() as connection:
-                connection.execute(keys.delete().where(keys.c.id == PRESET, keys.c.hash != _hash(preset)))
+                connection.execute(keys.delete().where(keys.c.id == PRESET, keys.c.hash != hashed))
+                connection.execute(keys.update().where(keys.c.hash == hashed).values(role="admin"))
             self._store("admin", preset, PRESET)
             return None
-        with self._database.write() as connection:
-            connection.execute(keys.delete().where(keys.c.id == PRESET))
         if any(key.role == "admin" and key.revoked_at is None for key in self.list()):
             return None
         return self.create("admin", None if any(key.id == FIRST for key in self.list()) else FIRST)[1]
@@ -100,15 +113,15 @@ class Keys:
         return key_id
 
 
-def require(keys: Keys, role: Role) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that lets a request pass whose key has at least this role: else 401 or 403."""
+def require(keys: Keys, role: Role) -> Check:
+    """Lets a request pass whose key has at least this role: else 401 or 403."""
 
     async def check(request: Request) -> None:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else ""
         found = keys.trusted(secret)
         if found is None and secret:
-            found = await run_in_threadpool(keys.role, secret)
+            found = await keys.found(secret)
         if found is None:
             detail = "send a valid key as `Authorization: Bearer …`; `clickloop keys create` makes one"
             raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})

@@ -32,7 +32,7 @@ from .bench_search import measured, table_of
 from .bench_training import training
 from .collection import read_beir
 from .demo import demo_collection
-from .settings import Settings
+from .settings import Settings, own_settings
 
 LIVES = 2_000
 DAYS = (365, 730)
@@ -224,6 +224,7 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
 
 def bench(names: list[str], json: Path | None, given: Given) -> None:
     """Runs and prints the benchmarks of these names, or all. Raises InvalidInput for an unknown name."""
+    own_settings()  # what cannot be used is refused now, not hours later
     console = Console(stderr=True)
     for name in names:
         if name not in BENCHMARKS:

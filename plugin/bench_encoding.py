@@ -19,7 +19,7 @@ from ..retriever.types import Document, Vectors
 from .collection import read_beir
 from .demo import demo_collection
 from .loop import ClickLoop
-from .settings import Schedule, Settings
+from .settings import Settings, own_settings
 
 if TYPE_CHECKING:
     from .bench import Given, Rows
@@ -108,7 +108,7 @@ def ingest(say: Callable[[str], None], given: "Given") -> "Rows":
     documents = _documents(given, INGESTED)
     rows = {}
     with tempfile.TemporaryDirectory() as name:
-        loop = ClickLoop(Settings(data_dir=Path(name), schedule=Schedule(enabled=False)))
+        loop = ClickLoop(own_settings(data_dir=Path(name), schedule={"enabled": False}))
         owner = loop.make_owner()
         assert owner.acquire()
 

@@ -25,7 +25,7 @@ from ..retriever.shadow import ShadowIndex
 from ..retriever.types import Build, Document, Keys, Release, Vectors
 from ..retriever.vectors import scratch
 from .loop import ClickLoop
-from .settings import Schedule, Settings
+from .settings import own_settings
 
 if TYPE_CHECKING:
     from .bench import Given, Rows
@@ -73,7 +73,7 @@ class _Sized:
 
     def __init__(self, folder: Path, documents: int, say: Callable[[str], None]) -> None:
         self.folder = folder
-        self._loop = loop = ClickLoop(Settings(data_dir=folder, schedule=Schedule(enabled=False)))
+        self._loop = loop = ClickLoop(own_settings(data_dir=folder, schedule={"enabled": False}))
         say("making the first release")
         owner = loop.make_owner()
         assert owner.acquire()

@@ -25,7 +25,6 @@ class Peer:
     name: str
     port: int
     ask: Callable[[str], bytes]
-    slow: bool = False
 
 
 def peers_python(given: Path | None) -> str | None:
@@ -69,7 +68,7 @@ def tutorial(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Pe
     command = [python, str(TUTORIAL), model, str(corpus), str(index), str(port)]
     with served(command, port, get("/health"), folder / "log"):
         whole.touch()
-        yield Peer("FastAPI, encode, qdrant local", port, lambda query: post("/search", {"query": query}), slow=True)
+        yield Peer("FastAPI, encode, qdrant local", port, lambda query: post("/search", {"query": query}))
 
 
 @contextmanager
@@ -85,10 +84,11 @@ def haystack(python: str, model: str, corpus: Path, folder: Path) -> Iterator[Pe
         return post("/search/run", {"query": query})
 
     with served(command, port, ask("ready?"), folder / "log", None, **given):
-        yield Peer("Haystack", port, ask, slow=True)
+        yield Peer("Haystack", port, ask)
 
 
 PEERS = {"txtai": txtai, "tutorial": tutorial, "haystack": haystack}
+SLOW = {"tutorial", "haystack"}
 
 
 def _index(port: int, corpus: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import orjson
 
+from ..retriever.errors import ClickLoopError
 from ..retriever.model import find_model
 from ..retriever.owner import await_switch
 from ..retriever.types import Document
-from .bench_peers import PEERS, Peer, peers_python
+from .bench_peers import PEERS, SLOW, Peer, peers_python
 from .cache import cached, index_key, made_once
 from .collection import Collection
 from .ingest import index
 from .load import THREADS, Asked, Clients, free_port, get, percentile, post, resident, served
 from .loop import ClickLoop
-from .settings import Settings
+from .settings import Settings, own_settings
 
 KEY = "the-key-of-a-benchmark"
 ROUNDS = 12
@@ -91,11 +92,11 @@ def prepare(collection: Collection, say: Callable[[str], None]) -> Path:
     ]
 
     def make(folder: Path) -> None:
-        loop = ClickLoop(Settings(data_dir=folder, **SETTINGS))
+        loop = ClickLoop(own_settings(data_dir=folder, **SETTINGS))
         index(loop, loop.documents.put(documents), lambda step, share, _note: say(f"{step} {share:.0%}"))
         loop.close()
 
-    key = index_key(documents, Settings(data_dir=Path("unused"), **SETTINGS))
+    key = index_key(documents, own_settings(data_dir=Path("unused"), **SETTINGS))
     return made_once(cached("bench", key), make)
 
 
@@ -104,7 +105,7 @@ def _quantised(prepared: Path) -> Path:
 
     def make(folder: Path) -> None:
         shutil.copytree(prepared, folder)
-        loop = ClickLoop(Settings(data_dir=folder, **SETTINGS))
+        loop = ClickLoop(own_settings(data_dir=folder, **SETTINGS))
         switch = loop.quantiser().run(1.0, lambda _step, _share: None).switch
         assert switch is not None
         await_switch(loop.releases, switch, loop.make_owner)
@@ -210,10 +211,16 @@ class _Service:
 def measured(
     collection: Collection, corpus: Path | None, python: Path | None, say: Callable[[str], None]
 ) -> tuple[dict[str, Row], dict[str, str]]:
-    """The measured rows, and what was found beside them."""
-    prepared = prepare(collection, say)
+    """The measured rows, and what was found beside them. Raises ClickLoopError for too few questions."""
     texts = sorted({question.text for question in collection.questions})
     Random(0).shuffle(texts)
+    size = min(POOL, len(texts) // 5)
+    cold, known, distinct = texts[:size], texts[size : 2 * size], texts[2 * size :]
+    needed = _round(() if corpus is None or peers_python(python) is None else PEERS)
+    if len(distinct) < needed:
+        enough = -(-needed * 5 // 3)  # two fifths are the pools
+        raise ClickLoopError(f"search: {len(texts)} different questions are too few for a round; {enough} are enough")
+    prepared = prepare(collection, say)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port, process = stack.enter_context(service(prepared, scratch / "served"))
@@ -225,15 +232,13 @@ def measured(
         fresh[FLOOR] = Row(floor.ask, 1, than="1 client")
         fresh[EMPTY] = Row(ours.empty_route, 1)
         repeated, warm = ours.repeated(), ours.warm()
-        for peer in _peers(stack, corpus, python, say):
+        for peer, slow in _peers(stack, corpus, python, say):
             for clients in (1, CLIENTS):
                 name = f"{clients} client{'s' if clients > 1 else ''}"
                 ask = _asking(peer, clients)
-                fresh[f"{peer.name}, {name}"] = Row(ask, clients, name, peer.slow)
-                if not peer.slow:
+                fresh[f"{peer.name}, {name}"] = Row(ask, clients, name, slow)
+                if not slow:
                     repeated[f"{peer.name}, Zipf, {name}"] = Row(ask, clients, f"Zipf, {name}")
-        size = min(POOL, len(texts) // 5)
-        cold, known, distinct = texts[:size], texts[size : 2 * size], texts[2 * size :]
         for row in warm.values():
             row.ask(known)
         rounds = _measure(fresh, [(repeated, cold), (warm, known)], distinct, say)
@@ -247,13 +252,24 @@ def measured(
         return {**fresh, **repeated, **warm}, notes
 
 
+def _round(peers: Iterable[str]) -> int:
+    """How many distinct queries a round takes; known before any service runs."""
+    unasked = _Service(0)
+    rows = [*unasked.ways().values(), *unasked.quantised().values()]
+    rows += [Row(unasked.empty_route, 1)] * 2  # that and the floor
+    rows += [Row(unasked.empty_route, clients, slow=name in SLOW) for name in peers for clients in (1, CLIENTS)]
+    return sum(row.searches for row in rows)
+
+
 def _asking(peer: Peer, clients: int) -> Callable[[Texts], Asked]:
     asking = Clients(peer.port, clients)
     return lambda texts: asking.ask([peer.ask(text) for text in texts])
 
 
-def _peers(stack: ExitStack, corpus: Path | None, python: Path | None, say: Callable[[str], None]) -> Iterator[Peer]:
-    """Those whose packages are there; an index that a peer makes is kept between runs."""
+def _peers(
+    stack: ExitStack, corpus: Path | None, python: Path | None, say: Callable[[str], None]
+) -> Iterator[tuple[Peer, bool]]:
+    """Those whose packages are there, and whether they are slow; an index that a peer makes is kept between runs."""
     interpreter = peers_python(python)
     if interpreter is None or corpus is None:
         return
@@ -261,7 +277,7 @@ def _peers(stack: ExitStack, corpus: Path | None, python: Path | None, say: Call
     for name, start in PEERS.items():
         say(f"{name} starts, and indexes the documents the first time")
         key = f"{name}-{corpus.parent.name}-{corpus.stat().st_size}"
-        yield stack.enter_context(start(interpreter, model, corpus, cached("bench", key)))
+        yield stack.enter_context(start(interpreter, model, corpus, cached("bench", key))), name in SLOW
 
 
 def _measure(

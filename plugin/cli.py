@@ -1,5 +1,8 @@
 """The command line. Libraries are loaded by the command that needs them, so that `--help` answers at once."""
 
+import os
+import select
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +25,11 @@ audit_app = typer.Typer(no_args_is_help=True, help="The ledger of decisions, app
 app.add_typer(audit_app, name="audit")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="holds all state; default: ./clickloop-data")]
-PROMOTED, FAILED, NOT_PROMOTED, ACTIVE = 0, 1, 3, 4
+PROMOTED, FAILED, NOT_PROMOTED, ACTIVE, INTERRUPTED = 0, 1, 3, 4, 130
 
 
 def main() -> None:
-    """Turns our own errors into one line and exit status 1."""
+    """Turns our own errors into one line and exit status 1; that nobody reads on, as after `| head`, is none."""
     from ..retriever.errors import ClickLoopError
 
     try:
@@ -34,11 +37,21 @@ def main() -> None:
     except ClickLoopError as error:
         print(f"clickloop: {error}", file=sys.stderr)
         sys.exit(FAILED)
-    except KeyboardInterrupt:
-        print("clickloop: interrupted; what was acknowledged is kept", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+    except SystemExit as ended:  # typer has made one of what interrupted the command, too
+        if ended.code == INTERRUPTED:
+            print("clickloop: interrupted; what was acknowledged is kept", file=sys.stderr)
+        if _unread():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would fail to write the rest
+            if isinstance(ended.__context__, BrokenPipeError):
+                sys.exit(0)
+        raise
+
+
+def _unread() -> bool:
+    """Whether whoever read the output has left."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 @app.command()
@@ -91,6 +104,7 @@ def train(
     """One nightly run now. Exit status: 0 promoted, 3 not promoted or waiting, 4 another run is active, 1 failed."""
     import orjson
 
+    from ..retriever.errors import Conflict
     from ..trainer.nightly import Busy
     from .progress import Steps
     from .schemas import run_json
@@ -99,7 +113,7 @@ def train(
     try:
         with Steps() as steps:
             run = loop.run_night((loop.runs.unfinished() or loop.runs.queue("cli")).id, steps.show)
-    except Busy as error:
+    except (Busy, Conflict) as error:
         print(f"clickloop: {error}", file=sys.stderr)
         raise typer.Exit(ACTIVE) from None
     if json:
@@ -112,7 +126,7 @@ def train(
 
 
 @app.command()
-def runs(limit: Annotated[int, typer.Option(min=1)] = 20, data_dir: DataDir = None) -> None:
+def runs(limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 20, data_dir: DataDir = None) -> None:
     """The newest nightly runs."""
     found, more = _loop(data_dir).runs.page(limit)
     for run in found:
@@ -357,6 +371,7 @@ def _loop(data_dir: Path | None) -> "ClickLoop":
     from .loop import ClickLoop
     from .settings import read_settings
 
+    signal.siginterrupt(signal.SIGINT, True)  # polars takes that away, and Ctrl-C would wait for the next line of input
     return ClickLoop(read_settings(data_dir=data_dir))
 
 

@@ -5,13 +5,12 @@ The documents are real and so is every part of the service. The people are simul
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -29,11 +28,11 @@ from ..trainer.truth import MEASURES, measure
 from .collection import Collection, Question
 from .ingest import index
 from .loop import ClickLoop
+from .prepared import Show, empty
 from .progress import Steps
-from .settings import Schedule, Settings
+from .settings import Settings, own_settings
 from .stdlib import documents
 
-MARK = "demo.txt"  # tells a folder that the demo made
 SEARCHES = 26_000  # before the first night, each by somebody else
 SENSELESS = 4_000  # before a night without information
 SHOWN = 20  # results a person can scroll through
@@ -43,7 +42,6 @@ MAX_TOKENS = 96  # of a docstring are read
 HOLDOUT = 0.33  # few different questions: more of them have to judge than a real log needs
 MIN_PAIRS = 10  # so few come from clicks without information; the gate shall see what is made of them
 CLIENTS = 6
-Show = Callable[[str, float, str], None]
 
 
 def questions(known: frozenset[str]) -> tuple[list[Question], list[Question]]:
@@ -80,7 +78,8 @@ def demo(nights: int, data_dir: Path) -> int:
     console = Console()
     console.print("[bold]clickloop demo[/bold]: a search over the standard library that learns from its users.")
     console.print("The service, its documents and its nights are real; [bold]the people are simulated[/bold].")
-    _empty(data_dir)
+    settings = own_settings(data_dir=data_dir, max_tokens=MAX_TOKENS, schedule={"enabled": False})
+    empty(data_dir, "demo")
     started = time.monotonic()
     key = secrets.token_urlsafe(24)
     found = documents()
@@ -89,7 +88,7 @@ def demo(nights: int, data_dir: Path) -> int:
         f"{len(found)} documents; {len(searched)} questions that people search, {len(unseen)} that only measure."
     )
     with Steps() as steps:
-        _ingest(data_dir, found, steps.show)
+        _ingest(settings, found, steps.show)
     outcomes: list[str] = []
     truth: list[dict[str, float]] = []
     with _service(data_dir, key) as api, Steps() as steps:
@@ -103,7 +102,7 @@ def demo(nights: int, data_dir: Path) -> int:
     _table(console, outcomes, truth, nights)
     gain = max(row["nDCG@10"] for row in truth) - truth[0]["nDCG@10"]
     console.print(f"True nDCG@10 on questions nobody searched: {gain:+.3f}. {time.monotonic() - started:.0f} seconds.")
-    _reports(console, data_dir)
+    _reports(console, settings)
     refused = nights == 1 or outcomes[-1] != "promoted"
     if not refused:
         console.print("[red]The night without information was promoted: that must not happen.[/red]")
@@ -112,24 +111,11 @@ def demo(nights: int, data_dir: Path) -> int:
     return 0 if refused and "promoted" in outcomes else 1
 
 
-def _empty(data_dir: Path) -> None:
-    """Never deletes a folder that the demo did not make."""
-    if data_dir.exists() and any(data_dir.iterdir()) and not (data_dir / MARK).exists():
-        raise ClickLoopError(f"--data-dir: {str(data_dir)!r} is not a folder of an earlier demo; name another one")
-    shutil.rmtree(data_dir, ignore_errors=True)
-    data_dir.mkdir(parents=True)
-    (data_dir / MARK).write_text("made by `clickloop demo`, which empties this folder when it starts\n")
-
-
-def _ingest(data_dir: Path, found: Sequence[dict[str, str]], show: Show) -> None:
-    loop = ClickLoop(_settings(data_dir))
+def _ingest(settings: Settings, found: Sequence[dict[str, str]], show: Show) -> None:
+    loop = ClickLoop(settings)
     revision = loop.documents.put([Document(item["id"], item["title"], item["text"]) for item in found])
     index(loop, revision, show)
     loop.close()
-
-
-def _settings(data_dir: Path) -> Settings:
-    return Settings(data_dir=data_dir, max_tokens=MAX_TOKENS, schedule=Schedule(enabled=False))
 
 
 class Api:
@@ -166,16 +152,9 @@ def _service(data_dir: Path, key: str) -> Iterator[Api]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "CLICKLOOP_ADMIN_KEY": key,
-        "CLICKLOOP_SCHEDULE__ENABLED": "false",
-        "CLICKLOOP_MINING__MIN_PAIRS": str(MIN_PAIRS),
-        "CLICKLOOP_SPLIT__HOLDOUT": str(HOLDOUT),
-    }
     command = [sys.executable, "-m", "clickloop.plugin.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     with (data_dir / "serve.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=_environment(key), stdout=log, stderr=log)
         try:
             api = Api(port, key)
             while not _ready(api):
@@ -186,6 +165,17 @@ def _service(data_dir: Path, key: str) -> Iterator[Api]:
         finally:
             server.terminate()
             server.wait()
+
+
+def _environment(key: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "CLICKLOOP_ADMIN_KEY": key,
+        "CLICKLOOP_SCHEDULE__ENABLED": "false",
+        "CLICKLOOP_MINING__MIN_PAIRS": str(MIN_PAIRS),
+        "CLICKLOOP_SPLIT__HOLDOUT": str(HOLDOUT),
+        "CLICKLOOP_PROMOTION__MODE": "auto",  # nobody is there who would approve
+    }
 
 
 def _ready(api: Api) -> bool:
@@ -266,12 +256,12 @@ def _table(console: Console, outcomes: Sequence[str], truth: Sequence[dict[str, 
     console.print(table)
 
 
-def _reports(console: Console, data_dir: Path) -> None:
+def _reports(console: Console, settings: Settings) -> None:
     """Writes the page of every run beside the data and says how to go on."""
-    loop = ClickLoop(_settings(data_dir))
+    loop = ClickLoop(settings)
     for run in reversed(loop.runs.page(50)[0]):
-        path = data_dir / f"{run.id}.html"
+        path = settings.data_dir / f"{run.id}.html"
         path.write_text(loop.reports.html(run), encoding="utf-8")
-        console.print(f"Report: {path}", soft_wrap=True)
+        console.print(f"Report: {path}", soft_wrap=True, markup=False)
     loop.close()
-    console.print(f"Go on: clickloop serve --data-dir {data_dir}", soft_wrap=True)
+    console.print(f"Go on: clickloop serve --data-dir {settings.data_dir}", soft_wrap=True, markup=False)

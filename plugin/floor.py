@@ -16,13 +16,13 @@ from ..retriever.filters import parse_filter
 from ..retriever.search import OpenBuild
 from ..retriever.shadow import ShadowIndex
 from .loop import ClickLoop
-from .settings import read_settings
+from .settings import own_settings
 
 K = 10
 
 
 def main() -> int:
-    with ClickLoop(read_settings(data_dir=Path(sys.argv[1]))) as loop:
+    with ClickLoop(own_settings(data_dir=Path(sys.argv[1]))) as loop:
         build = loop.live.current()
         assert build is not None
         for line in sys.stdin.buffer:

@@ -131,7 +131,7 @@ def _opened(file: str) -> Iterator[tuple[Iterator[bytes], Callable[[], float]]]:
     with raw:
         size = max(path.stat().st_size, 1)
         lines: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        yield lines, lambda: raw.tell() / size
+        yield lines, lambda: raw.tell() / size if raw.seekable() else 0.0
 
 
 def _readable(lines: Iterator[bytes], problems: Problems) -> Iterator[bytes]:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -167,13 +169,15 @@ class ClickLoop:
     def search(
         self, query: str, k: int = 10, filter: Mapping[str, Any] | None = None, who: Who | None = None, log: bool = True
     ) -> Answer:
-        """The hits, best first; the answer's `query_id` names the search in events."""
+        """The hits, best first, yours to change; the answer's `query_id` names the search in events."""
         if not self._started:
             if self._closed:
                 raise NotReady("the service was closed: start it again, or ask before it is closed")
             self.start()
             self.wait_until_ready()
-        return self.searcher.search(query, k, filter, who, log)
+        found = self.searcher.search(query, k, filter, who, log)
+        # Payloads are those that later searches answer with.
+        return replace(found, hits=[replace(hit, payload=deepcopy(hit.payload)) for hit in found.hits])
 
     def add_documents(self, documents: Sequence[Document], wait: bool = False) -> int:
         """Returns the revision of the last; with `wait` when it can be found."""
@@ -193,10 +197,8 @@ class ClickLoop:
 
     def wait_for(self, revision: int) -> None:
         """Returns when the live build holds this revision. Raises WaitExceeded after `wait_seconds`."""
-        deadline = time.monotonic() + self.settings.wait_seconds
-        while (build := self.releases.live()) is None or build.revision < revision:
-            if time.monotonic() > deadline:
-                raise WaitExceeded(revision, self.settings.wait_seconds)
+        since = time.monotonic()
+        while not self._holds(revision, since):
             time.sleep(0.02)
 
     def run_night(self, run_id: str, show: Callable[[str, float], None], watch: Watcher | None = None) -> Run:
@@ -220,7 +222,7 @@ class ClickLoop:
         router = APIRouter(route_class=ProblemRoute, lifespan=lifespan)
         for part in (
             self._searching.routes(),
-            document_routes(self.documents, self.keys, self._written, self.wait_for),
+            document_routes(self.documents, self.keys, self._written, self._holds),
             run_routes(self.runs, self.reports, self.keys, self._nights.start),
             release_routes(self.releases, self.keys, self._written),
             page_routes(self.runs, self.reports, self.keys),
@@ -315,6 +317,8 @@ class ClickLoop:
     def _announce_admin_key(self) -> None:
         """Only the process that runs the service may change keys, so not before it has the index."""
         preset = self.settings.admin_key
+        if preset is None and not self._shared:  # there it may be the key of another process
+            self.keys.end_preset()
         made = self.keys.ensure_admin(None if preset is None else preset.get_secret_value())
         if made is not None:
             print(f"clickloop: the admin key, shown this once: {made}", file=sys.stderr, flush=True)
@@ -324,6 +328,15 @@ class ClickLoop:
             self._owner.wake()
         elif self._follower is not None:
             self._follower.wake()
+
+    def _holds(self, revision: int, since: float) -> bool:
+        """Whether the live build holds this revision. Raises WaitExceeded `wait_seconds` after `since` (monotonic)."""
+        build = self.releases.live()
+        if build is not None and build.revision >= revision:
+            return True
+        if time.monotonic() > since + self.settings.wait_seconds:
+            raise WaitExceeded(revision, self.settings.wait_seconds)
+        return False
 
     def _gauges(self) -> None:
         revision = Gauge("clickloop_documents_revision", "Newest document revision", registry=self._registry)

@@ -7,25 +7,29 @@ import threading
 from collections.abc import Callable
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
 from ..retriever.errors import Conflict
 from ..trainer.runs import Run, Runs
 from .children import begin, spawn
-from .settings import Settings
+from .settings import Settings, cron_trigger
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 6 * 3600  # a start missed by less than this is made up for once
+LOOK_SECONDS = 10  # between looks for runs that another process queued
 BUSY = 4  # exit status of a child that found another one at work
 
 
 class Nights:
-    """One child at a time; one that dies in the middle is started again and resumes, a bounded number of times."""
+    """One child at a time; one that dies in the middle is started again and resumes, a bounded number of times.
+
+    Where several processes share a Qdrant server, those without a schedule only queue runs, for one that has it.
+    """
 
     def __init__(self, runs: Runs, settings: Settings) -> None:
         self._runs = runs
         self._settings = settings
+        self._shared = settings.qdrant.url is not None
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._watcher: threading.Thread | None = None
@@ -40,10 +44,14 @@ class Nights:
         schedule = self._settings.schedule
         if schedule.enabled:
             self._scheduler = BackgroundScheduler(timezone=schedule.timezone)
-            trigger = CronTrigger.from_crontab(schedule.cron, schedule.timezone)
+            trigger = cron_trigger(schedule.cron, schedule.timezone)
             self._scheduler.add_job(
                 self._on_schedule, trigger, coalesce=True, max_instances=1, misfire_grace_time=GRACE_SECONDS
             )
+            if self._shared:
+                self._scheduler.add_job(
+                    self._look, "interval", seconds=LOOK_SECONDS, coalesce=True, misfire_grace_time=None
+                )
             self._scheduler.start()
 
     def start(self, requested_by: str) -> Run:
@@ -72,7 +80,15 @@ class Nights:
         except Conflict as error:
             log.info("no nightly run was started: %s", error)
 
+    def _look(self) -> None:
+        """Begins what another process queued; what is interrupted there goes on at the next start of any."""
+        run = self._runs.unfinished()
+        if run is not None and run.state == "queued":
+            self._watch()
+
     def _watch(self) -> None:
+        if self._shared and not self._settings.schedule.enabled:
+            return
         with self._lock:
             alive = self._watcher is not None and self._watcher.is_alive()
             if not alive and not self._closing:

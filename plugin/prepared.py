@@ -1,4 +1,4 @@
-"""Data folders with a first index that simulations share."""
+"""Data folders that a command empties and fills for itself, and the first index that simulations share."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,21 +11,13 @@ from .ingest import index
 from .loop import ClickLoop
 from .settings import Settings
 
-MARK = "simulation.txt"  # tells a folder that a simulation made
 Show = Callable[[str, float, str], None]
 
 
 def prepare(documents: Sequence[Document], settings: Settings, show: Show) -> Path:
     """Makes a data folder with these documents indexed; returns that in the cache of which it is a copy."""
     data_dir = settings.data_dir
-    if data_dir.exists() and any(data_dir.iterdir()) and not (data_dir / MARK).exists():
-        raise ClickLoopError(f"--data-dir: {str(data_dir)!r} is not a folder of an earlier simulation; name another")
-    shutil.rmtree(data_dir, ignore_errors=True)
-    if settings.database_url is not None or settings.qdrant.url is not None:
-        raise ClickLoopError("simulate: database_url and qdrant.url must not be set: a simulation fills and drops them")
-    data_dir.mkdir(parents=True)
-    # First of all: whatever interrupts this one, the next simulation may empty the folder.
-    (data_dir / MARK).write_text("made by `clickloop simulate`, which empties this folder when it starts\n")
+    empty(data_dir, "simulation")
     prepared = cached("simulate", index_key(documents, settings))
 
     def make(folder: Path) -> None:
@@ -36,3 +28,19 @@ def prepare(documents: Sequence[Document], settings: Settings, show: Show) -> Pa
 
     shutil.copytree(made_once(prepared, make), data_dir, dirs_exist_ok=True)
     return prepared
+
+
+def empty(data_dir: Path, what: str) -> None:
+    """Makes the folder anew. Raises ClickLoopError, and deletes nothing, where none of this kind made it before."""
+    mark = data_dir / f"{what}.txt"
+    if data_dir.exists() and not mark.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise ClickLoopError(f"--data-dir: {str(data_dir)!r} is not a folder of an earlier {what}; name another one")
+    shutil.rmtree(data_dir, ignore_errors=True)
+    try:
+        data_dir.mkdir(parents=True)
+    except OSError as error:
+        raise ClickLoopError(
+            f"--data-dir: {str(data_dir)!r} cannot be made ({error.strerror}); name another one"
+        ) from None
+    # First of all: whatever interrupts this one, the next one may empty the folder.
+    mark.write_text(f"made by a {what} of clickloop; the next one empties this folder when it starts\n")

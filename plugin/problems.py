@@ -9,6 +9,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..retriever.errors import (
@@ -20,11 +21,13 @@ from ..retriever.errors import (
     NotFound,
     NotReady,
     WaitExceeded,
+    shown,
 )
 
 Body = TypeVar("Body", bound=BaseModel)
 MAX_BODY = 8 * 1024 * 1024  # bytes
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Check = Callable[[Request], Awaitable[None]]
 
 
 class Problem(Exception):
@@ -81,10 +84,26 @@ class ProblemRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
-            await _read_body(strict)
+            await self.check(strict)
+            _check_address(strict)
+            if strict.method != "GET":  # anybody may send one, and no route of ours reads its body
+                await _read_body(strict)
             return await inner(strict)
 
         return _without_errors(answer)
+
+    async def check(self, request: Request) -> None:
+        """Judges the key, before anything of the body is read. Here anybody may ask."""
+
+
+def keyed(check: Check) -> type[ProblemRoute]:
+    """The same for those whose key `check` lets pass. A dependency would judge it after the body."""
+
+    class KeyedRoute(ProblemRoute):
+        async def check(self, request: Request) -> None:
+            await check(request)
+
+    return KeyedRoute
 
 
 class DirectRoutes:
@@ -107,7 +126,7 @@ class DirectRoutes:
 
 
 def direct_handler(
-    check: Callable[[Request], Awaitable[None]],
+    check: Check,
     model: type[Body],
     endpoint: Callable[[Body], Coroutine[Any, Any, Response]],
 ) -> Handler:
@@ -133,13 +152,22 @@ def _without_errors(answer: Handler) -> Handler:
             return _invalid(error.errors()).response()
         except HTTPException as error:
             return Problem(error.status_code, str(error.detail), headers=error.headers).response()
+        except ClientDisconnect:
+            return Response(status_code=400)  # which nobody reads
 
     return handler
 
 
+def _check_address(request: Request) -> None:
+    """SQLite's texts may hold NUL and PostgreSQL's may not: both are to answer alike."""
+    for name, value in (*request.path_params.items(), *request.query_params.items()):
+        if "\x00" in str(value):
+            raise InvalidInput(name, value, "remove the NUL character")
+
+
 def _parsed(model: type[Body], request: Request, body: bytes) -> Body:
     """Raises Problem 422, also for a body that is not said to be JSON."""
-    if "json" not in request.headers.get("content-type", ""):
+    if not _is_json(request.headers.get("content-type", "")):
         raise Problem(422, "send the body as JSON, with `Content-Type: application/json`")
     try:
         return model.model_validate(orjson.loads(body))
@@ -147,6 +175,12 @@ def _parsed(model: type[Body], request: Request, body: bytes) -> Body:
         raise _invalid([{"type": "json_invalid", "loc": ("body",), "ctx": {"error": error.msg}}]) from None
     except ValidationError as error:
         raise _invalid([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from None
+
+
+def _is_json(content_type: str) -> bool:
+    """As FastAPI sees it."""
+    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 async def _read_body(request: Request) -> None:
@@ -176,4 +210,4 @@ def _named(item: Mapping[str, Any]) -> dict[str, str]:
     name = ".".join(str(part) for part in item["loc"][1:]) or "body"
     if item["type"] in ("missing", "extra_forbidden"):
         return {"name": name, "message": item["msg"]}
-    return {"name": name, "message": f"{repr(item.get('input'))[:80]} cannot be used: {item['msg']}"}
+    return {"name": name, "message": f"{shown(item.get('input'), 80)} cannot be used: {item['msg']}"}

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+from starlette.concurrency import run_in_threadpool
 
 from ..retriever.documents import Documents
 from ..retriever.log import SearchLog
@@ -16,7 +17,7 @@ from ..retriever.releases import Releases
 from ..retriever.search import Searcher
 from ..trainer.runs import Run, Runs
 from .auth import Keys, require
-from .problems import Handler, Problem, ProblemRoute, direct_handler
+from .problems import Handler, Problem, ProblemRoute, direct_handler, keyed
 from .reports import Reports
 from .schemas import DocumentsBody, EventsBody, SearchBody, answer_json, run_json, sound_events
 
@@ -46,7 +47,7 @@ class Searching:
 
     def routes(self) -> APIRouter:
         """For any app: nothing of ours holds up its event loop."""
-        router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(self._check)])
+        router = APIRouter(route_class=keyed(self._check))
         router.add_api_route("/v1/search", self.search, methods=["POST"])
         router.add_api_route("/v1/events", self.events, methods=["POST"])
         return router
@@ -93,17 +94,26 @@ class Searching:
 
 
 def document_routes(
-    documents: Documents, keys: Keys, written: Callable[[], None], wait_for: Callable[[int], None]
+    documents: Documents, keys: Keys, written: Callable[[], None], holds: Callable[[int, float], bool]
 ) -> APIRouter:
-    """`written` is called after every write; `wait_for(revision)` returns when that revision can be found."""
-    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "write"))])
+    """`written` is called after every write; `holds(revision, since)` says whether that revision can be found, and
+    raises WaitExceeded where somebody has waited too long since then.
+    """
+    router = APIRouter(route_class=keyed(require(keys, "write")))
 
-    @router.post("/v1/documents")
-    def put(body: DocumentsBody) -> Response:
+    waiting = ThreadPoolExecutor(1, thread_name_prefix="waiting")  # looks for all who wait, however many there are
+
+    def store(body: DocumentsBody) -> int:
         revision = documents.put([item.document() for item in body.documents])
         written()
-        if body.wait:
-            wait_for(revision)
+        return revision
+
+    @router.post("/v1/documents")
+    async def put(body: DocumentsBody) -> Response:
+        revision = await run_in_threadpool(store, body)
+        since = time.monotonic()
+        while body.wait and not await asyncio.get_running_loop().run_in_executor(waiting, holds, revision, since):
+            await asyncio.sleep(0.02)
         return _json({"accepted": len(body.documents), "revision": revision})
 
     @router.get("/v1/documents/{id:path}")
@@ -122,7 +132,7 @@ def document_routes(
 
 def run_routes(runs: Runs, reports: Reports, keys: Keys, start: Callable[[str], Run]) -> APIRouter:
     """`start(requested_by)` queues a nightly run and lets it begin."""
-    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "admin"))])
+    router = APIRouter(route_class=keyed(require(keys, "admin")))
 
     @router.post("/v1/runs")
     def begin() -> Response:
@@ -158,7 +168,7 @@ def run_routes(runs: Runs, reports: Reports, keys: Keys, start: Callable[[str], 
 
 
 def release_routes(releases: Releases, keys: Keys, written: Callable[[], None]) -> APIRouter:
-    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "admin"))])
+    router = APIRouter(route_class=keyed(require(keys, "admin")))
 
     @router.get("/v1/releases")
     def listed() -> Response:
@@ -176,7 +186,7 @@ def release_routes(releases: Releases, keys: Keys, written: Callable[[], None]) 
 
 def page_routes(runs: Runs, reports: Reports, keys: Keys) -> APIRouter:
     """The list of runs and their reports, for a browser."""
-    router = APIRouter(route_class=ProblemRoute, dependencies=[Depends(require(keys, "admin"))])
+    router = APIRouter(route_class=keyed(require(keys, "admin")))
 
     @router.get("/admin")
     def index() -> Response:
@@ -186,15 +196,17 @@ def page_routes(runs: Runs, reports: Reports, keys: Keys) -> APIRouter:
 
 
 def health_routes(missing: Callable[[], list[str]], registry: CollectorRegistry) -> APIRouter:
-    """`missing()` names what keeps the service from answering."""
+    """`missing()` names what keeps the service from answering, and waits for nothing: the event loop asks it, so that
+    there is an answer however busy all threads are.
+    """
     router = APIRouter(route_class=ProblemRoute)
 
     @router.get("/health")
-    def health() -> Response:
+    async def health() -> Response:
         return _json({"status": "ok"})
 
     @router.get("/ready")
-    def ready() -> Response:
+    async def ready() -> Response:
         if lacking := missing():
             raise Problem(503, "not ready: " + "; ".join(lacking), headers={"Retry-After": "2"}, missing=lacking)
         return _json({"status": "ready"})

@@ -1,7 +1,11 @@
 """All settings: `clickloop.toml`, overridden by CLICKLOOP_* variables (`__` for nesting), read once at the edge."""
 
+import difflib
+import os
+import re
 import tomllib
 import zoneinfo
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +19,11 @@ from ..retriever.errors import ClickLoopError
 from ..retriever.explore import Exploration
 from ..trainer.recipe import FineTuning, GoldenFiles, Guards, Mining, Promotion, Recipe, Split
 
+PREFIX = "CLICKLOOP_"
+# Variables of others: of the tests, and those in which Kubernetes describes a Service of our name.
+FOREIGN = re.compile(r"test_\w+|(\w+_)?(service_host|service_port|port)(_\w+)?")
 SECRETS = {"admin_key", "api_key", "database_url"}
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")  # cron's 0 to 7
 
 
 class SettingsError(ClickLoopError):
@@ -31,8 +39,8 @@ class Qdrant(BaseModel):
 
 class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-    enabled: bool = Field(True, description="whether this process starts nightly runs")
-    cron: str = Field("30 2 * * *", description="minute, hour, day, month, weekday")
+    enabled: bool = Field(True, description="whether this process follows the schedule")
+    cron: str = Field("30 2 * * *", description="minute, hour, day, month, weekday (0 and 7: Sunday, or a name)")
     timezone: str = Field("UTC", description="elsewhere 02:30 can come never or twice when clocks change")
 
     @field_validator("timezone")
@@ -47,15 +55,13 @@ class Schedule(BaseModel):
     @field_validator("cron")
     @classmethod
     def _five_fields(cls, value: str) -> str:
-        from apscheduler.triggers.cron import CronTrigger
-
-        CronTrigger.from_crontab(value)
+        cron_trigger(value, "UTC")
         return value
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="CLICKLOOP_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         toml_file="clickloop.toml",
         frozen=True,
@@ -115,8 +121,9 @@ class Settings(BaseSettings):
     @field_validator("admin_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 12:
-            raise ValueError("use at least 12 characters")
+        secret = None if value is None else value.get_secret_value().strip()
+        if secret is not None and (len(secret) < 12 or not secret.isascii()):  # headers hold no other letters
+            raise ValueError("use at least 12 characters, all of them ASCII")
         return value
 
     @classmethod
@@ -161,6 +168,8 @@ class Settings(BaseSettings):
 
 def read_settings(**given: Any) -> Settings:
     """Raises SettingsError that names every wrong setting, its value and what is expected."""
+    if unknown := list(_unknown_variables()):
+        raise SettingsError("settings: " + "; ".join(unknown))
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -168,10 +177,56 @@ def read_settings(**given: Any) -> Settings:
             f"{'.'.join(str(part) for part in item['loc'])} = {_shown(item)}: {item['msg']}" for item in error.errors()
         ]
         raise SettingsError("settings: " + "; ".join(problems)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"settings: clickloop.toml cannot be read: {error}") from None
     except SourceError as error:
         raise SettingsError(f"settings: {error}: give a JSON value") from None
+
+
+def own_settings(**given: Any) -> Settings:
+    """For a service that a command makes for itself. Raises SettingsError where others would get what it writes."""
+    settings = read_settings(**given)
+    found = []
+    if settings.database_url is not None:
+        found.append(f"database_url names a {make_url(settings.url()).get_backend_name()} database")
+    if settings.qdrant.url is not None:
+        found.append("qdrant.url names a Qdrant server")
+    if found:
+        raise SettingsError(
+            f"settings: {' and '.join(found)}, and this command writes documents, searches and models of its own: "
+            "unset it for this command, in the environment and in clickloop.toml"
+        )
+    return settings
+
+
+def cron_trigger(cron: str, timezone: str) -> Any:
+    """Of apscheduler, which counts weekdays from Monday and is given the names of cron's. Raises ValueError."""
+    from apscheduler.triggers.cron import CronTrigger
+
+    fields = cron.split()
+    fields[4:] = [_weekdays(field) for field in fields[4:]]
+    return CronTrigger.from_crontab(" ".join(fields), timezone)
+
+
+def _weekdays(field: str) -> str:
+    if "/" in field:
+        raise ValueError("name the weekdays instead of steps: mon,wed,fri")
+    from_monday = re.sub(r"\b0+-", "0,1-", field)  # apscheduler's weeks end with Sunday
+    return re.sub(r"\b0*[0-7]\b", lambda number: WEEKDAYS[int(number[0])], from_monday)
+
+
+def _unknown_variables() -> Iterator[str]:
+    """Names and remedies, without values: they may be misspelt secrets."""
+    fields = Settings.model_fields
+    inner = [f"{name}__{part}" for name in fields for part in getattr(fields[name].annotation, "model_fields", ())]
+    for variable in sorted(os.environ):
+        if not variable.upper().startswith(PREFIX):
+            continue
+        name = variable[len(PREFIX) :].lower()
+        if name.partition("__")[0] not in fields and not FOREIGN.fullmatch(name):
+            nearest = difflib.get_close_matches(name, [*fields, *inner], 1)
+            remedy = f"did you mean {PREFIX}{nearest[0].upper()}?" if nearest else "unset it"
+            yield f"{variable} is no setting: {remedy}"
 
 
 def _shown(item: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..retriever.types import Event, Release
 from ..trainer.contest import Side
@@ -30,7 +31,7 @@ from .plan import Plan
 from .prepared import Show, prepare
 from .progress import Steps
 from .scoreboard import Scoreboard
-from .settings import Settings, read_settings
+from .settings import Settings, own_settings
 
 EVENTS = 500  # sent together
 FILE_WIDTH = 140  # of the tables where nobody looks
@@ -58,7 +59,7 @@ def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dic
         test = Random(plan.seed).sample(test, min(plan.test_queries, len(test)))
     console, started = Console(stderr=True), time.monotonic()
     exploration = None if plan.exploration is None else {"share": plan.exploration}
-    settings = read_settings(data_dir=data_dir, exploration=exploration)
+    settings = own_settings(data_dir=data_dir, exploration=exploration)
     console.print(
         f"{len(documents)} documents; {len(asked)} queries that simulated people search, {len(test)} that only measure"
     )
@@ -299,7 +300,7 @@ def _farm_table(farms: Sequence[Mapping[str, Any]]) -> Table:
         first, served = farm["first"], farm["served"]
         change = f"{served['change']:+.0f} ± {served['change_half_interval']:.0f}"
         ranks = f"{first['mean_rank']:.0f}", f"{served['mean_rank']:.0f}", change
-        table.add_row(farm["document"], *ranks, f"{first['top_ten']:.2%}", f"{served['top_ten']:.2%}")
+        table.add_row(Text(farm["document"]), *ranks, f"{first['top_ten']:.2%}", f"{served['top_ten']:.2%}")
     return table
 
 

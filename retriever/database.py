@@ -39,6 +39,9 @@ class Database:
         """
         self.engine = _engine(url, durability)
         self.dialect = self.engine.dialect.name
+        self._reads = self.engine
+        if self.dialect != "sqlite":  # where a reader sees one snapshot anyway; here each statement would see its own
+            self._reads = self.engine.execution_options(isolation_level="REPEATABLE READ")
         self._own = threading.local()  # each thread's `driver`
         try:
             self._migrate(url)
@@ -48,7 +51,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with _available(), self.engine.connect() as connection:
+        with _available(), self._reads.connect() as connection:
             yield connection
 
     @contextmanager

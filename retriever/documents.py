@@ -1,6 +1,8 @@
 """Documents: the source of truth that every index is a view of."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import orjson
@@ -10,9 +12,10 @@ from .database import Database, highest, newest_revision, next_revisions
 from .errors import InvalidInput, NotFound
 from .remembered import Remembered
 from .schema import documents
-from .types import Document, Keys, StoredDocument
+from .types import Document, Keys, Payload, StoredDocument
 
 MAX_ID = 512  # characters
+MAX_DEPTH = 100  # levels of a payload: with 128 and more Qdrant's engine cannot read it back, and fails on every filter
 MAX_CHANGES = 1000  # more of them since the last look: all remembered documents are forgotten
 
 
@@ -182,12 +185,25 @@ def check(document: Document) -> None:
     for name, value in (("id", document.id), ("title", document.title), ("text", document.text)):
         if "\x00" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
             raise InvalidInput(name, value, "remove NUL characters and halves of surrogate pairs")
+    if _is_deep(document.payload):
+        raise InvalidInput("payload", document.payload, f"nest at most {MAX_DEPTH} levels of objects and lists")
     try:
         whole = orjson.loads(orjson.dumps(dict(document.payload))) == dict(document.payload)
     except (TypeError, ValueError):
         whole = False
     if not whole:
         raise InvalidInput("payload", document.payload, "use what JSON can hold: no NaN, no integers beyond 64 bits")
+
+
+def _is_deep(payload: Payload) -> bool:
+    """Level by level, because recursion ends at some depth too."""
+    level: list[Any] = [dict(payload)]
+    depth = 0
+    while level and depth < MAX_DEPTH:
+        inside = chain.from_iterable(value.values() if isinstance(value, dict) else value for value in level)
+        level = [value for value in inside if isinstance(value, dict | list)]
+        depth += 1
+    return bool(level)
 
 
 def _row(document: Document, revision: int) -> dict[str, object]:

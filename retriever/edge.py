@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from .errors import IndexLost, InvalidInput, NoRoom
+from .errors import IndexFault, IndexLost, InvalidInput, NoRoom, NotReady
 from .filters import MAX_EXACT, Condition, Filter, Scalar
-from .index import BREADTH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
+from .index import BREADTH, BUILT_WITH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
 # Every call holds the GIL to its end: small batches let other threads in between.
@@ -31,6 +31,9 @@ LONG = 64  # dimensions
 _HALF_BYTE = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4, memory=edge.Memory.Cached)
 _BYTE = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Cached)
 _RESCORED = edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
+OPEN_ELSEWHERE = "Kind(WouldBlock)"  # the engine's words for it, of the lock on its log
+LINKS = 16  # of a point of the graph
+SMALL = 10_000  # KB of vectors: what is smaller is scanned, which is faster there and misses little
 BYTES_PER_BYTE = 5  # of disk for a byte of vectors at the peak of building; measured, see docs/learned.md
 
 
@@ -48,14 +51,20 @@ class EdgeStore:
         self._lock = threading.Lock()
 
     def create(self, name: str, dimension: int) -> Index:
+        """Raises NotReady while one of this name is open in this process."""
+        with self._lock:
+            if name in self._open:
+                raise _still_open(name)
         self.drop(name)
         path = self._folder / name
         path.mkdir(parents=True)
         _check_room(path, RESERVE, f"the index {name}")
         small = _HALF_BYTE if dimension >= LONG else _BYTE
-        vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Dot, quantization_config=small)
-        # In KB of vectors: what is smaller gets no graph, because a full scan is faster there and misses little.
-        optimizers = edge.EdgeOptimizersConfig(indexing_threshold=10_000)
+        graph = edge.HnswIndexConfig(m=LINKS, ef_construct=BUILT_WITH, full_scan_threshold=SMALL)
+        vectors = edge.EdgeVectorParams(
+            size=dimension, distance=edge.Distance.Dot, quantization_config=small, hnsw_config=graph
+        )
+        optimizers = edge.EdgeOptimizersConfig(indexing_threshold=SMALL)
         # The threads that the engine keeps by default wake each other all the time, on the cores that encode.
         config = edge.EdgeConfig(vectors=vectors, optimizers=optimizers, max_search_threads=1)
         shard = edge.EdgeShard.create(str(path), config)
@@ -64,6 +73,7 @@ class EdgeStore:
         return self._opened(shard, path)
 
     def open(self, name: str) -> Index:
+        """Raises NotReady, too, while it is open, in this process or another one: that is no damage."""
         path = self._folder / name
         if not path.is_dir():
             raise IndexLost(f"the index folder {path} does not exist")
@@ -72,8 +82,9 @@ class EdgeStore:
         try:
             return self._opened(edge.EdgeShard.load(str(path)), path)
         except BaseException as error:
-            # The engine panics on some damage, with an exception that is none.
-            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            if OPEN_ELSEWHERE in str(error):
+                raise _still_open(name) from error
+            if isinstance(error, Exception) or _is_panic(error):
                 raise IndexLost(f"the index folder {path} cannot be opened: {error}") from error
             raise
 
@@ -138,7 +149,16 @@ class EdgeIndex:
             with_payload=False,
             params=edge.SearchParams(hnsw_ef=BREADTH, quantization=_RESCORED),
         )
-        return [Neighbour(int(point.id), float(point.score)) for point in self._shard.query(request)]
+        try:
+            found = self._shard.query(request)
+        except BaseException as error:
+            if _is_panic(error):
+                raise IndexFault(
+                    f"the index {self._path.name} cannot answer this ({error}): where it says `recursion limit`, write "
+                    "the documents with the deepest payloads again, with fewer levels"
+                ) from error
+            raise
+        return [Neighbour(int(point.id), float(point.score)) for point in found]
 
     def vectors(self, keys: Sequence[int]) -> dict[int, Vectors]:
         found = self._shard.retrieve([int(key) for key in keys], False, True)
@@ -172,6 +192,15 @@ _SCHEMAS = {
     "bool": edge.PayloadSchemaType.Bool,
     "datetime": edge.PayloadSchemaType.Datetime,
 }
+
+
+def _is_panic(error: BaseException) -> bool:
+    """The engine panics on some damage, with an exception that is none."""
+    return type(error).__name__ == "PanicException"
+
+
+def _still_open(name: str) -> NotReady:
+    return NotReady(f"the index {name} is still open, here or in another process: try again when it is closed there")
 
 
 def _check_room(folder: Path, needed: int, what: str) -> None:

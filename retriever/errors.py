@@ -18,6 +18,11 @@ ClickLoopError
 Messages say the name, the value and the remedy.
 """
 
+import reprlib
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxstring, _REPR.maxother = 4, 10, 200, 200
+
 
 class ClickLoopError(Exception):
     """Base of all errors raised on purpose; `str(error)` is fit to be shown to a user."""
@@ -25,8 +30,7 @@ class ClickLoopError(Exception):
 
 class InvalidInput(ClickLoopError):
     def __init__(self, name: str, value: object, remedy: str) -> None:
-        shown = repr(value)
-        super().__init__(f"{name}: {shown[:200] + '…' if len(shown) > 200 else shown} cannot be used: {remedy}")
+        super().__init__(f"{name}: {shown(value)} cannot be used: {remedy}")
         self.name = name
 
 
@@ -98,3 +102,9 @@ class IndexFault(ClickLoopError):
 
 class IndexLost(IndexFault):
     pass
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """The beginning of what `repr` gives, for values from outside: of the deepest ones `repr` itself gives an error."""
+    text = _REPR.repr(value)
+    return f"{text[:limit]}…" if len(text) > limit else text

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.5
 
 
 class Follower:
-    """Looks at the pointer twice a second; tries as often to become the owner."""
+    """Looks at the pointer twice a second; tries as often to become the owner, and again where it lost that."""
 
     def __init__(self, owner: Owner, releases: Releases, store: IndexStore, live: Live) -> None:
         self._owner = owner
@@ -24,7 +24,6 @@ class Follower:
         self._store = store
         self._live = live
         self._stop = threading.Event()
-        self._owns = False
         self._thread = threading.Thread(target=self._loop, name="follower", daemon=True)
 
     def open(self) -> None:
@@ -33,33 +32,30 @@ class Follower:
         self._thread.start()
 
     def wake(self) -> None:
-        if self._owns:
-            self._owner.wake()
+        self._owner.wake()
 
     def close(self) -> None:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._owns:
-            self._owner.close()
-        else:
-            self._live.close()
+        self._owner.close()
 
     def _loop(self) -> None:
-        while not self._owns and not self._stop.wait(POLL_SECONDS):
+        while not self._stop.wait(POLL_SECONDS):
             try:
                 self._look()
             except Exception:
                 log.exception("the live build could not be followed; trying again")
 
     def _look(self) -> None:
+        if self._owner.acts():
+            return
         if self._owner.acquire():
             try:
                 self._owner.open_and_run()
             except BaseException:
                 self._owner.release()  # for whoever tries next, this process too
                 raise
-            self._owns = True
             return
         build, current = self._releases.live(), self._live.current()
         if build is not None and (current is None or current.build.id != build.id):

@@ -8,15 +8,21 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from .database import Database
 
 WAIT_SECONDS = 0.2
+TRIES = 5  # who clears away what is half made has the lock for a moment
 
 
 class Lock(Protocol):
     def acquire(self) -> bool:
         """Takes the lock without waiting; False when another process, or another object of this one, holds it."""
+        ...
+
+    def held(self) -> bool:
+        """Whether this object still has it: in PostgreSQL a lock goes with its session, whatever ends that."""
         ...
 
     def release(self) -> None:
@@ -36,7 +42,7 @@ def open_lock(database: Database, folder: Path, name: str) -> Lock:
 
 
 class After:
-    """`then`, taken as soon as nobody holds `first`: waits for `first`, and only for that."""
+    """`then`, taken as soon as nobody holds `first`: waits for `first`, and for `then` only a second."""
 
     def __init__(self, first: Lock, then: Lock) -> None:
         self._first, self._then = first, then
@@ -45,9 +51,16 @@ class After:
         while not self._first.acquire():
             time.sleep(WAIT_SECONDS)
         try:
-            return self._then.acquire()
+            for _ in range(TRIES):
+                if self._then.acquire():
+                    return True
+                time.sleep(WAIT_SECONDS)
+            return False
         finally:
             self._first.release()
+
+    def held(self) -> bool:
+        return self._then.held()
 
     def release(self) -> None:
         self._then.release()
@@ -70,6 +83,9 @@ class Both:
             return False
         return True
 
+    def held(self) -> bool:
+        return self._first.held() and self._second.held()
+
     def release(self) -> None:
         self._second.release()
         self._first.release()
@@ -91,6 +107,9 @@ class _FileLock:
             return False
         self._note.write_text(str(os.getpid()))
         return True
+
+    def held(self) -> bool:
+        return self._lock.is_locked
 
     def release(self) -> None:
         self._lock.release(force=True)
@@ -119,6 +138,17 @@ class _AdvisoryLock:
             return True
         connection.close()
         return False
+
+    def held(self) -> bool:
+        """Asks by its own connection, which also keeps that from being cut off for silence."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            self.release()  # asked again, it would connect anew and answer
+            return False
+        return True
 
     def release(self) -> None:
         if self._connection is not None:

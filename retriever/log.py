@@ -109,10 +109,15 @@ class SearchLog:
         """Whether nothing waits, or cannot be written; from then on nothing is taken."""
         with self._lock:
             self._closed = not (written and self._waiting)
-            left = len(self._waiting)
-        if self._closed and left:
-            log.error("%d searches could not be written before the end", left)
-        return self._closed
+            if not self._closed:
+                return False
+            left = list(self._waiting)  # what came while the database refused
+            self._waiting = deque(entry for entry in left if entry.search is not None)
+            searches_left = len(self._waiting)
+        _fail(left, NotReady("the search log was closed before the events were written: send them again"))
+        if searches_left:
+            log.error("%d searches could not be written before the end", searches_left)
+        return True
 
     def _gather(self) -> list[_Entry]:
         """The entries that wait, up to MAX_GROUP searches and events."""
@@ -128,20 +133,19 @@ class SearchLog:
             self._some.set()
         return gathered
 
-    def _commit(self, entries: list[_Entry]) -> bool:
-        """Writes the entries; False when the database refused: the searches wait on."""
+    def _commit(self, entries: list[_Entry], later: Sequence[_Entry] = ()) -> bool:
+        """Writes the entries; False when the database refused: the searches wait on, and before those of `later`."""
         try:
             with self._database.write() as connection:
                 self._write_searches(connection, [entry.search for entry in entries if entry.search is not None])
                 counted = self._write_events(connection, [entry for entry in entries if entry.events])
         except DatabaseFault as error:
             log.warning("the log could not be written, will try again: %s", error)
-            self._put_back(entries, error)
+            self._put_back([*entries, *later], error)
             return False
         except Exception as error:
             if len(entries) > 1:  # one that cannot be written takes no other along
-                written = [self._commit([entry]) for entry in entries]
-                return all(written)
+                return all(self._commit([entry], entries[place:]) for place, entry in enumerate(entries, 1))
             log.exception("a log entry was lost")
             _fail(entries, error)
             return True

@@ -17,7 +17,7 @@ import numpy as np
 from .compaction import Compactions
 from .database import Database, hold_documents
 from .documents import Documents, count
-from .errors import ClickLoopError, IndexFault, IndexLost, InUse, NotReady
+from .errors import ClickLoopError, IndexFault, IndexLost, InUse, ModelError, NotReady
 from .first_release import Paths, first_release
 from .index import IndexStore
 from .indexer import STEP, Indexer
@@ -71,12 +71,20 @@ class Owner:
     def open(self) -> None:
         """Clears what crashed runs left behind and opens the live build, making the first one where there is none.
 
-        The caller holds the lock. Raises ModelError when the live release or the first model cannot be loaded.
+        The caller holds the lock. Raises ModelError when the live release or the first model cannot be loaded, and
+        nobody wishes for another one that can be.
         """
+        self._settled, present = None, self._live.current()
         self._clear()
         build = self._releases.live() or self._first_build()
-        opened = self._open(build)
-        self._live.install(opened)
+        try:
+            self._live.install(self._open(build))
+        except ModelError:
+            log.warning("%s cannot answer: looking for a wish to go to another build", build.id, exc_info=True)
+            while (wanted := self._releases.wanted()) is not None:
+                self._grant(wanted)
+            if self._live.current() is present:
+                raise
         self._drop_old_builds()
 
     def open_and_run(self, compactions: Compactions | None = None) -> None:
@@ -85,6 +93,10 @@ class Owner:
         self._compactions = compactions
         self._thread = threading.Thread(target=self._loop, name="owner", daemon=True)
         self._thread.start()
+
+    def acts(self) -> bool:
+        """Whether its thread acts on wishes; it ends when the lock is lost."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wake(self) -> None:
         """Something was written: look at once instead of at the next poll."""
@@ -156,9 +168,15 @@ class Owner:
             set_build(connection, live.build.id, optimized=live.build.optimized)
 
     def _loop(self) -> None:
+        """Ends where the lock is lost and another process may own the index by now: that is followed then."""
         self._tidy()
         while not self._stop.is_set():
             try:
+                if not self._lock.held():
+                    log.error("the lock of the index's owner was lost: the database ended its session")
+                    if not self._store.exclusive:
+                        return
+                    self._acquire_again()
                 busy = self.tick()
                 if not busy:
                     self._compact()
@@ -169,6 +187,11 @@ class Owner:
             if not busy:
                 self._wake.wait(POLL_SECONDS)
                 self._wake.clear()
+
+    def _acquire_again(self) -> None:
+        """Of an index that is open here, and so nowhere else. Raises InUse while another process has the lock."""
+        if not self._lock.acquire():
+            raise InUse(f"the lock of the index's owner is held by {self._lock.holder()}")
 
     def _compact(self) -> None:
         """Has the live index made anew when it has worn, and removes what a failed attempt left."""
@@ -298,12 +321,17 @@ class Owner:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Drops stored vectors of documents that were written again or deleted, when there are many."""
+        """Drops stored vectors of documents that were written again or deleted, when there are many. Never fails: until
+        the next start or switch the file stays as it is.
+        """
         opened = self._live.current()
         assert opened is not None
         stored = self._releases.vectors(opened.release)
-        if stored.worn(opened.index.count()):
-            stored.compact(self._documents.keys())
+        try:
+            if stored.worn(opened.index.count()):
+                stored.compact(self._documents.keys())
+        except Exception:
+            log.warning("the stored vectors of %s were not compacted", opened.release.id, exc_info=True)
 
     def _open(self, build: Build) -> OpenBuild:
         """Opens a build; one whose index is lost is made anew from the documents."""
@@ -316,10 +344,10 @@ class Owner:
             index = self._store.open(build.id)
         except IndexLost as error:
             log.warning("%s: it is made anew from the documents", error)
-            index = self._store.create(build.id, release.dimension)
-            with self._database.write() as connection:
+            with self._database.write() as connection:  # first: an empty index must never claim to hold anything
                 set_build(connection, build.id, revision=0, optimized=None)
             build = self._releases.build(build.id)
+            index = self._store.create(build.id, release.dimension)
         return OpenBuild(build, release, encoder, index)
 
     def _first_build(self) -> Build:

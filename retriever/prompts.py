@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 
 QUERY_NAMES = ("query", "search_query")  # what models call it
 DOCUMENT_NAMES = ("document", "passage", "corpus", "search_document")
@@ -16,10 +17,12 @@ _TOLD = (
 
 
 def prompts_of(model: str, stored: Mapping[str, str | None]) -> tuple[str, str]:
-    """Those for queries and for documents: the stored ones if there are any, otherwise by the name of the model."""
+    """Those for queries and for documents: the stored ones if there are any, otherwise by the name of the model, which
+    is the last part of a path. The folders of our own models have none ("model", "trained"): what they store counts.
+    """
     query = next((prompt for name in QUERY_NAMES if (prompt := stored.get(name))), "")
     document = next((prompt for name in DOCUMENT_NAMES if (prompt := stored.get(name))), "")
     if query or document:
         return query, document
-    name = model.rstrip("/").lower()
+    name = PurePath(model).name.lower()
     return next(((query, document) for told, query, document in _TOLD if told.search(name)), ("", ""))

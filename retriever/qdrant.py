@@ -12,7 +12,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from .errors import IndexFault, IndexLost, InvalidInput, Unreachable
 from .filters import MAX_EXACT, Condition, Filter, Scalar
-from .index import BREADTH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
+from .index import BREADTH, BUILT_WITH, Index, Neighbour, PayloadIndexes, check_query, check_vectors
 from .types import Payload, Vectors
 
 BATCH = 256
@@ -67,6 +67,7 @@ class QdrantStore:
         self._client.create_collection(
             collection,
             vectors_config=models.VectorParams(size=dimension, distance=models.Distance.DOT),
+            hnsw_config=models.HnswConfigDiff(ef_construct=BUILT_WITH),
             # Indexing while points arrive slows both; `finish` turns it on.
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0),
         )

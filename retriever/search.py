@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 MAX_K = 1000
 MAX_QUERY = 8192  # characters
 RANKER = "semantic"
+CLOSING_SECONDS = 5  # how long an end waits for the searches that have begun
 PICK = 0.5  # the chance that the ranking which gave a drafted result was the one to pick at that place
 Ranked = list[tuple[Document, float]]
 Placed = list[tuple[Document, float, str, float]]  # document, score, who gave it this place, with what propensity
@@ -41,6 +42,7 @@ class OpenBuild:
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
+        self._closed = threading.Event()
 
     @contextmanager
     def use(self) -> Iterator["OpenBuild"]:
@@ -59,7 +61,11 @@ class OpenBuild:
             self._retired = True
             last = self._users == 0
         if last:
-            self.index.close()
+            self._close()
+
+    def wait_closed(self, seconds: float) -> bool:
+        """Whether its last request is through, and its index closed, within so many seconds."""
+        return self._closed.wait(seconds)
 
     def _enter(self) -> None:
         with self._lock:
@@ -73,7 +79,13 @@ class OpenBuild:
             last = self._retired and self._users == 0
         if last:
             # Beside this search, which may be in the event loop: a dropped index is removed from the disk.
-            threading.Thread(target=self.index.close, name="close-index").start()
+            threading.Thread(target=self._close, name="close-index").start()
+
+    def _close(self) -> None:
+        try:
+            self.index.close()
+        finally:
+            self._closed.set()
 
 
 class _Retired(Exception):
@@ -121,10 +133,16 @@ class Live:
                 continue
 
     def close(self) -> None:
-        self.challenge(None)
-        former, self._current = self._current, None
-        if former is not None:
-            former.retire()
+        """Returns when the last searches are through and their indexes closed, so that another process can open them;
+        at the latest after CLOSING_SECONDS each.
+        """
+        left = [build for build in (self._challenger, self._current) if build is not None]
+        self._challenger = self._current = None
+        for build in left:
+            build.retire()
+        for build in left:
+            if not build.wait_closed(CLOSING_SECONDS):
+                _log.warning("a search still uses %s, which cannot be opened again before its end", build.build.id)
 
 
 class Searcher:

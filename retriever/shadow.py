@@ -26,6 +26,8 @@ class ShadowIndex:
         CPU and GPU agree.
         """
         k = min(k, len(self._keys), MAX_K)
+        if k == 0:  # FAISS refuses it
+            return np.empty((len(vectors), 0), np.int64), np.empty((len(vectors), 0), np.float32)
         # Some more than k, so that which of several equal scores makes the cut does not depend on the device.
         scores, rows = self._index.search(np.ascontiguousarray(vectors), min(k + 32, len(self._keys)))
         order = np.lexsort((rows, -scores), axis=-1)[:, :k]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .edge import RESERVE
 from .errors import NoRoom
 from .types import Keys, Vectors
 
@@ -75,18 +76,27 @@ class VectorLog:
         return self._count() > WORN * documents + COPIED
 
     def compact(self, alive: Keys) -> None:
-        """Rewrites the file with only the newest record of each of these keys, ascending; for the writer alone."""
+        """Rewrites the file with only the newest record of each of these keys, ascending; for the writer alone.
+
+        Raises NoRoom.
+        """
         newest = self.newest()
         kept = np.flatnonzero(np.isin(newest.keys, alive, assume_unique=True))
+        if not len(kept):
+            self.drop()
+            return
+        needed, free = len(kept) * self._record.itemsize + RESERVE, shutil.disk_usage(self._path.parent).free
+        if free < needed:
+            raise NoRoom(f"compacting {self._path.name}", needed, free, self._path.parent)
         smaller = VectorLog(self._path.with_suffix(".compact"), self._record["vector"].shape[0])
         smaller._path.unlink(missing_ok=True)
-        for start in range(0, len(kept), COPIED):
-            rows = kept[start : start + COPIED]
-            smaller.append(newest.keys[rows], newest.revisions[rows], newest.vectors(rows))
-        if len(kept):
+        try:
+            for start in range(0, len(kept), COPIED):
+                rows = kept[start : start + COPIED]
+                smaller.append(newest.keys[rows], newest.revisions[rows], newest.vectors(rows))
             smaller._path.replace(self._path)
-        else:
-            self.drop()
+        finally:
+            smaller._path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         """For the writer alone."""

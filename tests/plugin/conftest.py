@@ -1,6 +1,7 @@
 """A service on a data folder that was prepared once: a first release of the tiny model and a few documents."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ DOCUMENTS = [
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("CLICKLOOP_")]:
+        for name in [name for name in os.environ if re.match("CLICKLOOP_(?!TEST_)", name)]:
             patch.delenv(name)
         yield
 

@@ -94,15 +94,29 @@ def test_a_start_with_a_preset_key_makes_no_other(keys: Keys) -> None:
     assert valid(keys) == ["preset"]
 
 
-def test_a_changed_preset_replaces_the_former_and_none_ends_it(keys: Keys) -> None:
+def test_white_space_around_a_preset_key_is_no_part_of_it(keys: Keys) -> None:
+    keys.ensure_admin(" the preset key\n")
+    assert keys.role("the preset key") == "admin"
+
+
+def test_a_key_of_a_lower_role_that_is_preset_becomes_an_admins(keys: Keys) -> None:
+    secret = keys.create("search", "searches")[1]
+    keys.ensure_admin(secret)
+    assert keys.role(secret) == "admin"
+    assert valid(keys) == ["searches"]
+
+
+def test_a_changed_preset_replaces_the_former_and_it_can_be_ended(keys: Keys) -> None:
     other = keys.create("search")[1]
     keys.ensure_admin("the former key")
     keys.ensure_admin("the present key")
     assert keys.role("the former key") is None
     assert keys.role("the present key") == "admin"
-    made = keys.ensure_admin(None)
-    assert made is not None
+    assert keys.ensure_admin(None) is None
+    assert keys.role("the present key") == "admin"
+    keys.end_preset()
     assert keys.role("the present key") is None
+    assert keys.ensure_admin(None) is not None
     assert keys.role(other) == "search"
 
 

@@ -1,10 +1,12 @@
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clickloop.plugin.bench_search import EMPTY, FLOOR, Row, above_floor, recall, table_of
+from clickloop.plugin.bench_search import EMPTY, FLOOR, Row, above_floor, measured, recall, table_of
+from clickloop.plugin.collection import Collection, Question
 from clickloop.plugin.load import Asked, Clients, get, percentile, post
 from clickloop.retriever.errors import ClickLoopError
 
@@ -71,6 +73,21 @@ def test_ratios_are_medians_of_rounds_so_that_one_disturbed_round_does_not_count
     assert table["1 client"]["p50"] == "2.00"
     assert table["1 client"]["× p50"] == ""
     assert above_floor(rows) == pytest.approx(2.0)
+
+
+def test_too_few_questions_are_refused_before_any_work() -> None:
+    def said(count: int) -> str:
+        questions = [Question(f"question {number}", frozenset()) for number in range(count)]
+        with pytest.raises(ClickLoopError) as caught:
+            measured(Collection([], questions), None, None, said_so_far.append)
+        return str(caught.value)
+
+    said_so_far: list[str] = []
+    found = re.search(r"^search: 100 different questions are too few for a round; (\d+) are enough$", said(100))
+    assert found is not None
+    assert 1700 < int(found[1]) < 1800
+    assert "1700 different questions" in said(1700)
+    assert said_so_far == []
 
 
 def test_percentiles_are_in_milliseconds() -> None:

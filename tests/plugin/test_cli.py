@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from school import write_beir
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -22,6 +24,7 @@ from clickloop.plugin.settings import Settings
 from clickloop.retriever.ledger import append
 from clickloop.retriever.locks import open_lock
 from clickloop.retriever.types import Event, Who
+from clickloop.trainer.runs import Runs
 
 Run = Callable[..., CompletedProcess[str]]
 Here = Callable[..., tuple[int, str, str]]
@@ -156,6 +159,69 @@ def test_a_night_says_by_its_exit_status_what_became_of_it(
     lock.release()
     assert status == 4
     assert "active" in errors
+
+
+def test_a_night_that_another_process_began_just_before_is_active(
+    here: Here, data_dir: Path, settings_for: Callable[[Path], Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ClickLoop(settings_for(data_dir)).runs.queue("test")
+    monkeypatch.setattr(Runs, "unfinished", lambda _self: None)  # as it was a moment before
+    status, _, errors = here("train")
+    assert status == 4
+    assert f"run {other.id} is active" in errors
+
+
+def test_more_runs_than_a_database_counts_are_refused(here: Here) -> None:
+    status, _, errors = here("runs", "--limit", "9223372036854775807")
+    assert status == 2
+    assert "--limit" in errors
+
+
+def test_an_interruption_says_what_it_leaves(environment: dict[str, str], data_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clickloop.plugin.cli", "ingest", "-"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) as process:
+        process.stdin.writelines(f'{{"_id": "{number}", "text": "list"}}\n' for number in range(500))
+        process.stdin.flush()
+        assert "storing" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert process.returncode == 130
+    assert errors.splitlines() == ["clickloop: interrupted; what was acknowledged is kept"]
+    with closing(sqlite3.connect(data_dir / "clickloop.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM documents WHERE key > 12").fetchone() == (500,)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "in the middle"])
+@pytest.mark.parametrize(("words", "status"), [(["keys", "list"], 0), (["keys", "revoke", "nobody"], 1)])
+def test_a_reader_who_left_is_no_failure(
+    environment: dict[str, str], tmp_path: Path, unbuffered: str, words: list[str], status: int
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "clickloop.plugin.cli", *words]
+    variables = environment | {"PYTHONUNBUFFERED": unbuffered}
+    ended = subprocess.run(
+        command, env=variables, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert ended.returncode == status, ended.stderr
+    assert len(ended.stderr.splitlines()) == status, ended.stderr
+
+
+@pytest.mark.parametrize("words", [["demo"], ["bench", "events"], ["simulate", "beir"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["CLICKLOOP_DATABASE_URL", "CLICKLOOP_QDRANT__URL"])
+def test_what_fills_a_service_of_its_own_refuses_those_of_others(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], name: str
+) -> None:
+    write_beir(tmp_path / "beir")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, "postgresql+psycopg://me:topsecret@db.example/clickloop")
+    status, _, errors = here(*words)
+    assert status == 1
+    assert name.removeprefix("CLICKLOOP_").lower().replace("__", ".") in errors
+    assert "topsecret" not in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beir"], "nothing was made"
 
 
 def test_a_report_that_cannot_be_written_is_named(

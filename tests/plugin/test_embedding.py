@@ -1,20 +1,29 @@
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import SecretStr
+from qdrant_client import QdrantClient
 
 from clickloop.plugin import ClickLoop, Settings
-from clickloop.plugin.settings import Schedule
+from clickloop.plugin.settings import Qdrant, Schedule
 from clickloop.retriever.errors import DatabaseFault, InUse, InvalidInput, ModelError, NotReady
 from clickloop.retriever.locks import open_lock
+from clickloop.retriever.qdrant import QdrantStore
 from clickloop.retriever.types import Document, Event, Who
 
 Serving = Callable[..., AbstractContextManager[str]]
 SettingsFor = Callable[[Path], Settings]
+JSON = {"Content-Type": "application/json"}
+JSON_TYPES = ["application/json", "application/JSON; charset=utf-8", "application/vnd.api+json"]
+OTHER_TYPES = ["application/x-ndjson", "text/json", "application/jsonl", "text/plain; a=json"]
+THREADS = 40  # that all routes of an app share
 
 
 def test_inside_a_hosts_app(data_dir: Path, settings_for: SettingsFor, serving: Serving) -> None:
@@ -86,6 +95,89 @@ def test_a_hosts_app_takes_the_preset_admin_key(data_dir: Path, settings_for: Se
             f"{url}/search/v1/releases", headers={"Authorization": f"Bearer {preset.get_secret_value()}"}
         )
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_start_without_a_preset_key_ends_it_where_no_other_process_can_run(
+    data_dir: Path, settings_for: SettingsFor, shared: bool
+) -> None:
+    settings = settings_for(data_dir)
+    if shared:
+        settings = settings.model_copy(update={"qdrant": Qdrant(url="http://nobody")})
+    server = QdrantClient(":memory:")
+    for preset in (SecretStr("preset by another"), None):
+        loop = ClickLoop(settings.model_copy(update={"admin_key": preset}))
+        if shared:
+            loop._store = QdrantStore(server, "test-", {})
+        with loop:
+            role = loop.keys.role("preset by another")
+    assert role == ("admin" if shared else None)
+
+
+def test_nothing_of_a_body_is_read_before_the_key_is_judged(
+    data_dir: Path, settings_for: SettingsFor, serving: Serving
+) -> None:
+    loop = ClickLoop(settings_for(data_dir))
+    app = FastAPI()
+    app.include_router(loop.router(), prefix="/search")
+    searches = {"Authorization": f"Bearer {loop.keys.create('search')[1]}"}
+    with serving(app, lifespan="off") as url, httpx.Client(base_url=f"{url}/search", timeout=60) as client:
+        for content in (b"{", bytes(9 * 1024 * 1024)):
+            for path in ("/v1/search", "/v1/documents"):
+                answer = client.post(path, content=content, headers=JSON)
+                assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
+            assert client.post("/v1/documents", content=content, headers=JSON | searches).status_code == 403
+        assert client.post("/v1/search", content=b"{", headers=JSON | searches).status_code == 422
+    loop.close()
+
+
+def test_a_body_is_told_by_its_media_type_and_refused_however_deep_it_is(
+    data_dir: Path, settings_for: SettingsFor, serving: Serving
+) -> None:
+    """By routing; what the service of its own does is in test_http_search.py."""
+    loop = ClickLoop(settings_for(data_dir))
+    app = FastAPI()
+    app.include_router(loop.router(), prefix="/search")
+    headers = {"Authorization": f"Bearer {loop.keys.create('search')[1]}"}
+    deep = b"[" * 1000 + b"]" * 1000
+    with serving(app) as url, httpx.Client(base_url=url, headers=headers) as client:
+        loop.wait_until_ready()
+
+        def status(content: bytes, kind: str = "application/json") -> int:
+            return client.post("/search/v1/search", content=content, headers={"Content-Type": kind}).status_code
+
+        assert [status(b'{"query": "red"}', kind) for kind in JSON_TYPES] == [200] * len(JSON_TYPES)
+        assert [status(b'{"query": "red"}', kind) for kind in OTHER_TYPES] == [422] * len(OTHER_TYPES)
+        assert status(b'{"query": ' + deep + b"}") == 422
+        assert status(b'{"query": "red", "filter": {"year": ' + deep + b"}}") == 422
+
+
+def test_a_hosts_routes_that_take_all_threads_keep_nobody_from_searching(
+    data_dir: Path, settings_for: SettingsFor, serving: Serving, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    begun: list[int] = []
+    hold = threading.Event()
+    loop = ClickLoop(settings_for(data_dir))
+    app = FastAPI()
+    app.include_router(loop.router(), prefix="/search")
+
+    @app.get("/slow")
+    def slow() -> None:
+        begun.append(1)
+        hold.wait(60)
+
+    headers = {"Authorization": f"Bearer {loop.keys.create('search')[1]}"}
+    with serving(app) as url, ThreadPoolExecutor(THREADS) as clients:
+        loop.wait_until_ready()
+        for _ in range(THREADS):
+            clients.submit(httpx.get, f"{url}/slow", timeout=60)
+        until(lambda: len(begun) == THREADS)
+        try:
+            with httpx.Client(base_url=f"{url}/search", headers=headers, timeout=10) as client:
+                assert client.post("/v1/search", json={"query": "red list"}).status_code == 200
+                assert client.get("/health").status_code == client.get("/ready").status_code == 200
+        finally:
+            hold.set()
 
 
 def test_without_http(data_dir: Path, settings_for: SettingsFor) -> None:
@@ -182,3 +274,12 @@ def test_a_start_that_fails_half_way_can_be_tried_again(
             loop.start()
     with loop:
         assert loop.search("red list").hits
+
+
+def test_hits_are_the_callers_to_change(tmp_path: Path, settings_for: SettingsFor) -> None:
+    with ClickLoop(settings_for(tmp_path / "data")) as loop:
+        loop.add_documents([Document("a", "", "a list", {"tags": ["x"], "secret": 1})], wait=True)
+        payload: Any = next(iter(loop.search("list"))).payload
+        payload.pop("secret")
+        payload["tags"].append("y")
+        assert next(iter(loop.search("list"))).payload == {"tags": ["x"], "secret": 1}

@@ -1,6 +1,8 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -11,8 +13,10 @@ import pytest
 from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
+from clickloop.retriever.documents import MAX_DEPTH
 
 JSON = {"Content-Type": "application/json"}
+THREADS = 40  # that all routes share
 
 
 def put(api: httpx.Client, *documents: dict[str, Any], wait: bool = True) -> int:
@@ -52,6 +56,34 @@ def test_a_wait_that_is_too_long_ends_with_the_revision(
         answer = client.post("/v1/documents", json={"documents": [{"id": "a", "text": "b"}], "wait": True})
         assert (answer.status_code, answer.json()["revision"]) == (504, 1)
         assert client.get("/v1/documents/a").status_code == 200
+    loop.close()
+
+
+def test_however_many_wait_others_are_answered(
+    tmp_path: Path,
+    settings_for: Callable[[Path], Settings],
+    serving: Callable[..., AbstractContextManager[str]],
+    until: Callable[[Callable[[], bool]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = ClickLoop(settings_for(tmp_path / "data"))
+    headers = {"Authorization": f"Bearer {loop.keys.create('write')[1]}"}
+
+    def write(number: int) -> httpx.Response:
+        body = {"documents": [{"id": str(number), "text": "b"}], "wait": True}
+        return httpx.post(f"{url}/v1/documents", json=body, headers=headers, timeout=60)
+
+    with serving(create_app(loop), lifespan="off") as url, ThreadPoolExecutor(THREADS) as clients:
+        waiting = [clients.submit(write, number) for number in range(THREADS)]
+        until(lambda: loop.documents.count() == THREADS)
+        try:
+            with httpx.Client(base_url=url, headers=headers, timeout=10) as client:
+                assert client.get("/health").status_code == 200
+                assert client.get("/ready").status_code == 503
+                assert client.get("/v1/documents/0").status_code == 200
+        finally:
+            monkeypatch.setattr(loop.releases, "live", lambda: SimpleNamespace(revision=THREADS))
+        assert [answer.result().status_code for answer in waiting] == [200] * THREADS
     loop.close()
 
 
@@ -172,11 +204,46 @@ def test_a_batch_with_one_bad_document_stores_nothing(api: httpx.Client, bad: di
     assert get(api, "batch-3").status_code == 404
 
 
-def test_a_payload_that_is_too_deep_to_be_kept_is_refused(api: httpx.Client) -> None:
-    body = b'{"documents": [{"id": "deep", "text": "x", "payload": {"a": ' + b"[" * 500 + b"]" * 500 + b"}}]}"
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 500, 1000])
+def test_a_payload_that_is_too_deep_to_be_found_again_is_refused(api: httpx.Client, levels: int) -> None:
+    body = b'{"documents": [{"id": "deep", "text": "x", "payload": {"a": ' + b"[" * levels + b"]" * levels + b"}}]}"
     answer = api.post("/v1/documents", content=body, headers=JSON)
     assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["name"] == "payload"
     assert get(api, "deep").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"documents": %s}', b'{"documents": [%s]}', b'{"documents": [{"id": "deep", "text": %s}]}', b"%s"]
+)
+def test_a_body_is_refused_however_deep_it_is(api: httpx.Client, body: bytes) -> None:
+    answer = api.post("/v1/documents", content=body % (b"[" * 1000 + b"]" * 1000), headers=JSON)
+    assert answer.status_code == 422, answer.text
+    assert len(answer.content) < 1000
+
+
+def test_a_payload_that_the_index_cannot_read_fails_filters_until_it_is_replaced(
+    api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version may have stored one."""
+    payload: dict[str, Any] = {"size": 7}
+    for _ in range(150):
+        payload = {"in": payload}
+    with monkeypatch.context() as patch:
+        patch.setattr("clickloop.retriever.documents.check", lambda _document: None)
+        put(api, {"id": "unread", "text": "x", "payload": payload})
+    search = {"query": "x", "filter": {"size": 7}, "log": False}
+    answer = api.post("/v1/search", json=search)
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "unread" in found(api, "x")
+    put(api, {"id": "unread", "text": "x", "payload": {"size": 7}})
+    assert [hit["id"] for hit in api.post("/v1/search", json=search).json()["hits"]] == ["unread"]
+
+
+def test_nul_in_an_id_is_refused(api: httpx.Client) -> None:
+    for answer in (get(api, "a\x00b"), api.delete(path("a\x00b"))):
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["name"] == "id"
 
 
 def test_numbers_beyond_64_bits_do_not_break_a_batch(api: httpx.Client) -> None:

@@ -158,3 +158,15 @@ def test_a_body_without_a_list_of_events_is_refused(api: httpx.Client, body: dic
     answer = api.post("/v1/events", json=body)
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_events_are_refused_however_deep_they_are(api: httpx.Client) -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+
+    def answer(events: bytes) -> httpx.Response:
+        content = b'{"events": ' + events + b"}"
+        return api.post("/v1/events", content=content, headers={"Content-Type": "application/json"})
+
+    assert answer(b'{"events": ' + deep + b"}").status_code == 422
+    (rejected,) = answer(deep).json()["rejected"]
+    assert rejected["index"] == 0

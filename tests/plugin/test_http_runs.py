@@ -164,6 +164,20 @@ def test_an_unknown_run_or_release_is_not_found(api: httpx.Client, method: str, 
     assert body(api.request(method, path), 404)["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/runs?cursor=a%00b", "cursor"),
+        ("GET", "/v1/runs/a%00b", "id"),
+        ("GET", "/v1/runs/a%00b/report", "id"),
+        ("POST", "/v1/runs/a%00b/approve", "id"),
+        ("POST", "/v1/releases/a%00b/activate", "id"),
+    ],
+)
+def test_nul_in_an_address_is_refused(api: httpx.Client, method: str, path: str, name: str) -> None:
+    assert body(api.request(method, path), 422)["errors"][0]["name"] == name
+
+
 def test_a_run_that_does_not_wait_can_be_neither_approved_nor_rejected(api: httpx.Client, queued: Run) -> None:
     for wish in ("approve", "reject"):
         assert queued.id in body(api.post(f"/v1/runs/{queued.id}/{wish}"), 409)["detail"]

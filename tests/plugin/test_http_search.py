@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -155,13 +156,46 @@ def test_a_wrong_value_is_refused_and_named(api: httpx.Client, body: dict[str, A
         b'{"query": "red \\ud800"}',
         b'{"query": "red \\udc00"}',
         b'{"query": ' + b"[" * 100_000,
-        b'{"query": ' + b"[" * 900 + b"]" * 900 + b"}",
-        b'{"query": "red", "filter": {"year": ' + b"[" * 900 + b"]" * 900 + b"}}",
+        b'{"query": ' + b"[" * 1000 + b"]" * 1000 + b"}",
+        b'{"query": "red", "filter": {"year": ' + b"[" * 1000 + b"]" * 1000 + b"}}",
     ],
     ids=lambda body: body[:40].decode(errors="backslashreplace"),
 )
 def test_a_body_that_is_no_object_in_sound_json_is_refused(api: httpx.Client, body: bytes) -> None:
     assert problem(api.post("/v1/search", content=body, headers=JSON), 422)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json", 200),
+        ("application/JSON; charset=utf-8", 200),
+        ("application/vnd.api+json", 200),
+        ("application/x-ndjson", 422),
+        ("application/jsonl", 422),
+        ("text/json", 422),
+        ("text/plain; a=json", 422),
+    ],
+)
+def test_a_body_is_told_by_its_media_type(api: httpx.Client, kind: str, status: int) -> None:
+    answer = api.post("/v1/search", content=b'{"query": "red"}', headers={"Content-Type": kind})
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/documents"])
+def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_error(loop: ClickLoop, path: str) -> None:
+    received = iter([{"type": "http.request", "body": b'{"qu', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict[str, Any]:
+        return next(received)
+
+    async def send(_message: Any) -> None:
+        pass
+
+    headers = [(b"authorization", f"Bearer {loop.keys.create('admin')[1]}".encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    asyncio.run(create_app(loop)(scope, receive, send))
+    assert next(received, None) is None
 
 
 def test_a_body_that_is_too_large_is_refused(api: httpx.Client) -> None:

@@ -1,6 +1,8 @@
 import gzip
 import json
+import os
 import sqlite3
+import threading
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -109,6 +111,18 @@ def test_standard_input_is_read(run: Run, data_dir: Path) -> None:
     ended = run("ingest", "-", input=lines(*LINES))
     assert ended.returncode == 0, ended.stderr
     assert stored(data_dir) == STORED
+
+
+def test_a_pipe_with_a_name_is_read(here: Here, data_dir: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    many = lines(*({"_id": f"n{number}", "text": "list"} for number in range(501)))
+    writer = threading.Thread(target=pipe.write_text, args=(many,), daemon=True)
+    writer.start()
+    status, output, errors = here("ingest", str(pipe), "--no-wait")
+    assert status == 0, errors
+    assert output.startswith("501 documents stored")
+    assert len(stored(data_dir)) == 501
 
 
 @pytest.mark.parametrize("harm", ["cut", "overwritten"])

@@ -11,7 +11,7 @@ from school import until
 from clickloop.plugin import nights as module
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.nights import BUSY, Nights
-from clickloop.plugin.settings import Settings
+from clickloop.plugin.settings import Qdrant, Schedule, Settings
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.locks import open_lock
 from clickloop.trainer.snapshot import Bounds
@@ -51,6 +51,38 @@ def test_a_run_whose_process_died_elsewhere_goes_on_at_the_next_start_of_any(loo
     with pytest.raises(Conflict, match=second.id):
         nights.start("api")
     until(lambda: begun == [first.id, second.id])
+    nights.close()
+
+
+def test_of_processes_that_share_a_server_one_without_a_schedule_only_queues(
+    loop: ClickLoop, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
+    shared = {"qdrant": Qdrant(url="http://nobody.example:6333")}
+    api = Nights(loop.runs, loop.settings.model_copy(update=shared))
+    worker = Nights(loop.runs, loop.settings.model_copy(update=shared | {"schedule": Schedule(cron="0 0 29 2 *")}))
+    interrupted = loop.runs.queue("schedule")
+    loop.runs.start(interrupted.id, Bounds(0, 0))
+    api.open()
+    with pytest.raises(Conflict, match=interrupted.id):
+        api.start("api")
+    assert api._watcher is None
+    assert begun == []
+    worker.open()
+    until(lambda: begun == [interrupted.id])
+
+    asked = api.start("api")
+    until(lambda: begun == [interrupted.id, asked.id])
+    assert api._watcher is None
+    for nights in (api, worker):
+        nights.close()
+
+
+def test_a_single_process_without_a_schedule_runs_what_it_is_asked_for(loop: ClickLoop, begun: list[str]) -> None:
+    nights = Nights(loop.runs, loop.settings)
+    nights.open()
+    asked = nights.start("api")
+    until(lambda: begun == [asked.id])
     nights.close()
 
 

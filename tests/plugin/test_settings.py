@@ -1,10 +1,14 @@
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from clickloop.plugin.settings import Settings, SettingsError, read_settings
+from clickloop.plugin.settings import Settings, SettingsError, cron_trigger, own_settings, read_settings
 from clickloop.retriever.errors import ClickLoopError
 
 SECRETS: dict[str, Any] = {
@@ -74,6 +78,10 @@ def test_the_environment_overrides_the_file_and_what_is_given_overrides_both(
         ('[payload_indexes]\nlanguage = "text"', ["payload_indexes.language", "text", "keyword"]),
         ('[schedule]\ncron = "every night"', ["schedule.cron", "every night"]),
         ('[schedule]\ncron = "99 2 * * *"', ["schedule.cron", "99 2 * * *"]),
+        ('[schedule]\ncron = "30 2 * * 8"', ["schedule.cron", "30 2 * * 8"]),
+        ('[schedule]\ncron = "30 2 * * 18"', ["schedule.cron", "30 2 * * 18"]),
+        ('[schedule]\ncron = "30 2 * * */2"', ["schedule.cron", "30 2 * * */2", "mon,wed,fri"]),
+        ('[schedule]\ncron = "30 2 * * mon-fri/2"', ["schedule.cron", "30 2 * * mon-fri/2", "mon,wed,fri"]),
         ('[schedule]\ntimezone = "Mars/Olympus"', ["schedule.timezone", "Mars/Olympus"]),
         ('[promotion]\nmode = "ask"\nmin_recall = 2', ["promotion.mode", "ask", "promotion.min_recall", "2"]),
         ("seed = = 1", ["clickloop.toml", "line 1"]),
@@ -102,6 +110,84 @@ def test_a_wrong_setting_in_the_environment_is_named(
     message = refused()
     assert [part for part in said if part not in message] == []
     assert "clickloop.toml" not in message, "nobody finds it there"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("CLICKLOOP_TRANING__EPOCHS", "CLICKLOOP_TRAINING__EPOCHS"),
+        ("clickloop_datadir", "CLICKLOOP_DATA_DIR"),
+        ("CLICKLOOP_QDRANT_URL", "CLICKLOOP_QDRANT__URL"),
+        ("CLICKLOOP_ADMINKEY", "CLICKLOOP_ADMIN_KEY"),
+        ("CLICKLOOP_XYZ", "unset it"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_what_was_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    monkeypatch.setenv(name, "topsecret")
+    message = refused()
+    assert f"{name} is no setting" in message
+    assert nearest in message
+    assert "topsecret" not in message
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TEST_QDRANT_URL", "SERVICE_HOST", "API_SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP_ADDR"):
+        monkeypatch.setenv(f"CLICKLOOP_{name}", "x")
+    monkeypatch.setenv("MY_CLICKLOOP_THING", "x")
+    monkeypatch.setenv("CLICKLOOP_ADMIN_KEY", "a preset key")
+    assert read_settings() == read_settings(admin_key="a preset key")
+
+
+def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "clickloop.toml").write_bytes('model = "Müller"'.encode("latin-1"))
+    assert "clickloop.toml cannot be read" in refused()
+
+
+SUN, MON, TUE, WED, THU, FRI, SAT = range(7)
+
+
+@pytest.mark.parametrize(
+    ("weekdays", "days"),
+    [
+        ("*", {SUN, MON, TUE, WED, THU, FRI, SAT}),
+        ("0", {SUN}),
+        ("7", {SUN}),
+        ("01", {MON}),
+        ("1-5", {MON, TUE, WED, THU, FRI}),
+        ("0-2,6", {SUN, MON, TUE, SAT}),
+        ("5-7", {FRI, SAT, SUN}),
+        ("0-7", {SUN, MON, TUE, WED, THU, FRI, SAT}),
+        ("mon-wed,sun", {MON, TUE, WED, SUN}),
+    ],
+)
+def test_weekdays_are_those_of_cron(weekdays: str, days: set[int]) -> None:
+    trigger, now = cron_trigger(f"30 2 * * {weekdays}", "UTC"), datetime(2026, 1, 1, tzinfo=UTC)
+    found = set()
+    while now < datetime(2026, 1, 15, tzinfo=UTC):
+        now = trigger.get_next_fire_time(None, now) + timedelta(minutes=1)
+        found.add(now.isoweekday() % 7)
+    assert found == days
+
+
+def test_a_machine_whose_time_zone_is_unknown_needs_none() -> None:
+    code = "from clickloop.plugin.settings import read_settings; print(read_settings().schedule.cron)"
+    variables = os.environ | {"TZ": "Foo/Bar", "CLICKLOOP_SCHEDULE__CRON": "0 4 * * *"}
+    ended = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "0 4 * * *\n"), ended.stderr
+
+
+def test_what_a_command_makes_for_itself_never_goes_to_a_database_or_server_of_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICKLOOP_TRAINING__EPOCHS", "5")
+    assert own_settings(seed=3) == read_settings(seed=3)
+    monkeypatch.setenv("CLICKLOOP_DATABASE_URL", SECRETS["database_url"])
+    (folder / "clickloop.toml").write_text('[qdrant]\nurl = "http://me:topsecret@qdrant.example"\n')
+    with pytest.raises(SettingsError, match=r"database_url names a postgresql .* qdrant.url .* unset it") as caught:
+        own_settings()
+    assert "topsecret" not in str(caught.value)
 
 
 def test_a_settings_error_is_one_of_our_own() -> None:

@@ -1,5 +1,6 @@
 """The simulator: a whole small life on a tiny model, what is cached, what is refused; and evaluating a folder."""
 
+import io
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+from rich.console import Console
 from school import RECIPE_VARIABLES, write_beir
 
 from clickloop.plugin.plan import Plan
-from clickloop.plugin.simulate import simulate
+from clickloop.plugin.simulate import _farm_table, simulate
 from clickloop.retriever.errors import ClickLoopError
 
 Here = Callable[..., tuple[int, str, str]]
@@ -102,6 +104,23 @@ def test_a_folder_that_is_no_simulation_is_left_alone(beir: Path, small: Path, t
     with pytest.raises(ClickLoopError, match=r"precious.*name another"):
         simulate(beir, precious, Plan(nights=1, sessions=10), None)
     assert (precious / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_data_folder_that_is_a_file_is_left_alone(beir: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for path in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "life"):
+        with pytest.raises(ClickLoopError, match=r"--data-dir.*thesis.txt.*name another"):
+            simulate(beir, path, Plan(nights=1, sessions=10), None)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_documents_are_named_as_they_are() -> None:
+    names = ["list[int]", "a[/b]", ":smile:"]
+    rank = {"mean_rank": 5.0, "top_ten": 0.1, "change": 0.0, "change_half_interval": 1.0}
+    console = Console(file=io.StringIO(), width=140)
+    console.print(_farm_table([{"document": name, "first": rank, "served": rank} for name in names]))
+    assert [name for name in names if name not in console.file.getvalue()] == []  # type: ignore[attr-defined]
 
 
 def test_what_is_missing_is_named(beir: Path, here: Here, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every index behind the seam, for the tests of the contract; a release of the tiny model."""
 
+import importlib.util
 import os
 import secrets
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from qdrant_client import QdrantClient
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.edge import EdgeStore
@@ -29,6 +32,24 @@ PAYLOAD_INDEXES = {
     "active": "bool",
     "released": "datetime",
 }
+POSTGRES_URL = os.environ.get("CLICKLOOP_TEST_DATABASE_URL")
+
+
+@pytest.fixture
+def postgres() -> Iterator[Database]:
+    """An empty database on the PostgreSQL server of CLICKLOOP_TEST_DATABASE_URL, whose user may make some."""
+    if POSTGRES_URL is None or importlib.util.find_spec("psycopg") is None:
+        pytest.skip("PostgreSQL: not tested; install clickloop[postgres] and set CLICKLOOP_TEST_DATABASE_URL")
+    name = f"clickloop_test_{secrets.token_hex(6)}"
+    server = create_engine(POSTGRES_URL, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    opened = Database(make_url(POSTGRES_URL).set(database=name).render_as_string(hide_password=False))
+    yield opened
+    opened.close()
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
 
 
 @pytest.fixture(params=["edge", "edge with payload indexes", "server"])

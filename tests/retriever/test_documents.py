@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier, Event
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clickloop.retriever.database import Database
-from clickloop.retriever.documents import MAX_ID, Documents, changes
+from clickloop.retriever.documents import MAX_DEPTH, MAX_ID, Documents, changes
 from clickloop.retriever.errors import InvalidInput, NotFound
 from clickloop.retriever.types import Document, Payload, StoredDocument
 
@@ -141,6 +142,13 @@ def test_ids_differ_by_case_and_by_unicode_form(documents: Documents) -> None:
     assert [documents.get(id_).id for id_ in ids] == list(ids)
 
 
+def nested(levels: int) -> Payload:
+    value: Any = "the deepest"
+    for _ in range(levels - 1):
+        value = [value] if isinstance(value, dict) else {"in": value}
+    return {"in": value}
+
+
 UNUSABLE = [
     pytest.param(Document("bad", "", ""), "bad", id="neither title nor text"),
     pytest.param(Document("bad", " ", "\n\t"), "bad", id="only blanks"),
@@ -153,6 +161,8 @@ UNUSABLE = [
     pytest.param(Document("bad", text="x", payload={"size": 2**70}), "payload", id="integer beyond 64 bits"),
     pytest.param(Document("bad", text="x", payload={"size": float("nan")}), "payload", id="NaN in the payload"),
     pytest.param(Document("bad", text="x", payload={"thing": object()}), "payload", id="payload that is not JSON"),
+    pytest.param(Document("bad", text="x", payload=nested(MAX_DEPTH + 1)), "payload.*levels", id="payload too deep"),
+    pytest.param(Document("bad", text="x", payload=nested(5000)), "payload.*levels", id="payload deeper than a stack"),
 ]
 
 
@@ -163,6 +173,12 @@ def test_an_unusable_document_is_refused_with_its_whole_batch(
     with pytest.raises(InvalidInput, match=named_part):
         documents.put([*named("good"), document])
     assert (documents.count(), documents.revision()) == (0, 0)
+
+
+def test_a_payload_as_deep_as_allowed_comes_back(documents: Documents) -> None:
+    document = Document("deep", text="x", payload=nested(MAX_DEPTH))
+    documents.put([document])
+    assert documents.get("deep") == document
 
 
 def test_an_id_that_comes_twice_is_named_and_nothing_is_stored(documents: Documents) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clickloop.retriever.documents import MAX_DEPTH
 from clickloop.retriever.edge import EdgeStore
-from clickloop.retriever.errors import IndexFault
+from clickloop.retriever.errors import IndexFault, NotReady
 from clickloop.retriever.filters import parse_filter
 from clickloop.retriever.index import Index, IndexStore
 from clickloop.retriever.types import Vectors
@@ -63,6 +64,29 @@ def test_upsert_replaces_vector_and_payload(index: Index) -> None:
     assert found(index, {"language": "de"}) == [1]
     assert found(index, {"language": "en"}) == []
     assert found(index, {"year": 2020}) == []
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: Any = "the deepest"
+    for _ in range(levels - 1):
+        value = [value]
+    return {"deep": value, "colour": "red"}
+
+
+def test_filters_hold_beside_the_deepest_payload_that_a_document_may_have(index: Index) -> None:
+    index.upsert([1, 2], unit(2), [nested(MAX_DEPTH), {"colour": "red"}])
+    assert found(index, {"colour": "red"}) == [1, 2]
+
+
+def test_a_filter_that_the_engine_panics_on_is_a_fault_of_the_index(edge_store: EdgeStore) -> None:
+    index = edge_store.create("build", DIMENSION)
+    index.upsert([1, 2], unit(2), [nested(200), {"colour": "red"}])
+    with pytest.raises(IndexFault, match=r"build.*recursion limit"):
+        found(index, {"colour": "red"})
+    assert found(index, None) == [1, 2]
+    index.upsert([1], unit(1), [{"colour": "blue"}])
+    assert found(index, {"colour": "red"}) == [2]
+    index.close()
 
 
 def test_the_count_is_exact_over_many_batches(index: Index) -> None:
@@ -157,12 +181,18 @@ def test_names_lists_and_drop_is_idempotent(store: IndexStore) -> None:
         store.open("one")
 
 
-def test_edge_opens_a_folder_only_once(edge_store: EdgeStore) -> None:
+def test_edge_opens_a_folder_only_once_and_what_is_open_is_not_lost(edge_store: EdgeStore, tmp_path: Path) -> None:
     made = edge_store.create("build", DIMENSION)
-    with pytest.raises(IndexFault, match="build"):
-        edge_store.open("build")
+    made.upsert([1], unit(1), [{}])
+    for other in (edge_store, EdgeStore(tmp_path / "index", {})):
+        with pytest.raises(NotReady, match="build is still open"):
+            other.open("build")
+    with pytest.raises(NotReady, match="build is still open"):
+        edge_store.create("build", DIMENSION)
     made.close()
-    edge_store.open("build").close()
+    opened = edge_store.open("build")
+    assert opened.count() == 1
+    opened.close()
 
 
 def test_edge_drops_an_index_that_is_still_open_when_it_is_closed(edge_store: EdgeStore) -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import Connection
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.ledger import append, chained, entries, verify
@@ -107,3 +110,38 @@ def test_an_entry_of_a_transaction_that_failed_was_never_there(database: Databas
         transaction.rollback()
     assert verify(database) == []
     assert len(entries(database)) == ENTRIES
+
+
+def test_what_is_appended_while_a_ledger_is_verified_is_not_missing(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = postgres.read
+
+    @contextmanager
+    def read() -> Iterator[Any]:
+        with real() as connection:
+            yield Interrupted(connection, postgres)
+
+    with postgres.write() as connection:
+        append(connection, "decision", run="run-1")
+    monkeypatch.setattr(postgres, "read", read)
+    assert verify(postgres) == []
+    monkeypatch.undo()
+    assert len(entries(postgres)) == 2
+
+
+class Interrupted:
+    """After the first statement of this connection another process appends an entry."""
+
+    def __init__(self, connection: Connection, database: Database) -> None:
+        self._connection = connection
+        self._database = database
+
+    def execute(self, statement: Any) -> Any:
+        found = self._connection.execute(statement)
+        with self._database.write() as connection:
+            append(connection, "decision", run="run-2")
+        return found
+
+    def scalar(self, statement: Any) -> Any:
+        return self._connection.scalar(statement)

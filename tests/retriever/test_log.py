@@ -1,16 +1,18 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from itertools import count
+from typing import NoReturn
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from clickloop.retriever import log as module
 from clickloop.retriever.database import Database
 from clickloop.retriever.errors import DatabaseFault, NotReady
-from clickloop.retriever.log import Accepted, SearchLog
+from clickloop.retriever.log import Accepted, SearchLog, _Entry
 from clickloop.retriever.schema import events, searches, shown
 from clickloop.retriever.types import Event, Search, Shown, Who
 
@@ -156,3 +158,72 @@ def test_closing_writes_what_waits_and_takes_no_more(database: Database) -> None
     with pytest.raises(NotReady, match="closed"):
         log.add([event("late")])
     log.close()
+
+
+def test_events_that_come_while_the_log_ends_in_vain_are_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, answers = SearchLog(database), list[Exception]()
+
+    def add() -> None:
+        try:
+            log.add([event("late")])
+        except NotReady as error:
+            answers.append(error)
+
+    late = threading.Thread(target=add, daemon=True)
+    ended = log._ended
+
+    def between(written: bool) -> bool:
+        """Here another thread has its turn."""
+        late.start()
+        while not log._waiting[-1].events:
+            time.sleep(0.001)
+        return ended(written)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_ended", between)
+        patch.setattr(database, "write", _refuse)
+        log.record(search("waits"))
+        log.close()
+    late.join(PATIENCE_SECONDS)
+    assert ["closed" in str(error) for error in answers] == [True]
+    log.open()
+    log.add([event("next")])
+    with database.read() as connection:
+        assert connection.scalars(select(searches.c.query_id)).all() == ["waits"], "which the next start writes"
+    log.close()
+
+
+def test_searches_keep_their_order_when_the_database_refuses_between_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be written has the others written one by one, and then the database is away."""
+    log = SearchLog(database)
+    log.close()
+    calls, back, real = count(1), threading.Event(), database.write
+
+    def write() -> AbstractContextManager[Connection]:
+        """All together, the first one, and no more."""
+        return real() if next(calls) <= 2 or back.is_set() else _refuse()
+
+    monkeypatch.setattr(database, "write", write)
+    entries = [
+        search("q0"),
+        replace(search("broken"), filter={"year": object()}),
+        *(search(f"q{n}") for n in (1, 2, 3)),
+    ]
+    log._waiting.extend(_Entry(search=one) for one in entries)
+    log.open()
+    log.close()
+    back.set()
+    log.open()
+    log.add([event("to wait for the log")])
+    with database.read() as connection:
+        written = connection.scalars(select(searches.c.query_id).order_by(searches.c.seq)).all()
+    assert written == ["q0", "q1", "q2", "q3"]
+    log.close()
+
+
+def _refuse() -> NoReturn:
+    raise DatabaseFault("full")

@@ -13,6 +13,9 @@ from clickloop.retriever.prompts import prompts_of
         ("BAAI/bge-m3", "", ""),
         ("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
         ("sentence-transformers/all-MiniLM-L6-v2", "", ""),
+        ("/models/bge-small-en-runs/my-minilm", "", ""),
+        ("/srv/e5-base-search/releases/release-1/model", "", ""),
+        ("/srv/e5-base-search/runs/run-1/trained", "", ""),
     ],
 )
 def test_prompts_that_are_told_and_not_stored_are_known_by_name(model: str, query: str, document: str) -> None:

@@ -60,3 +60,10 @@ def test_it_answers_with_at_most_what_a_gpu_can() -> None:
 def test_no_queries_get_no_rows() -> None:
     found, scores = ShadowIndex(np.arange(20), unit(20, 24, 12)).query(unit(0, 24, 13), 10)
     assert found.shape == scores.shape == (0, 10)
+
+
+@pytest.mark.parametrize("queries", [0, 3])
+def test_of_no_documents_none_is_found(queries: int) -> None:
+    shadow = ShadowIndex(np.empty(0, dtype=np.int64), unit(0, 24, 14))
+    found, scores = shadow.query(unit(queries, 24, 15), 10)
+    assert found.shape == scores.shape == (queries, 0)

@@ -1,11 +1,14 @@
+import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clickloop.retriever.edge import RESERVE
 from clickloop.retriever.errors import NoRoom
 from clickloop.retriever.vectors import VectorLog, scratch
 
@@ -111,6 +114,34 @@ def test_compacting_replaces_what_an_interrupted_compaction_left(tmp_path: Path)
     (tmp_path / "log.compact").write_bytes(b"\x07" * 3 * RECORD)
     log.compact(np.array([1]))
     assert content(log) == {1: (1, [1, 0, 0])}
+
+
+def test_compacting_leaves_the_reserve_of_the_disk_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = VectorLog(tmp_path / "log.vectors", DIMENSION)
+    append(log, [(1, 1, [1, 0, 0]), (1, 2, [0, 1, 0]), (2, 3, [0, 0, 1])])
+    before = content(log)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=RESERVE + 2 * RECORD - 1))
+    with pytest.raises(NoRoom, match=r"log\.vectors"):
+        log.compact(np.array([1, 2]))
+    assert content(log) == before
+    log.compact(np.array([1]))
+    assert content(log) == {1: before[1]}
+
+
+def test_a_compaction_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = VectorLog(tmp_path / "log.vectors", DIMENSION)
+    append(log, [(1, 1, [1, 0, 0]), (2, 2, [0, 1, 0])])
+    before = content(log)
+
+    def full(smaller: VectorLog, *_records: object) -> None:
+        smaller._path.write_bytes(b"a part of a record")
+        raise OSError("no room")
+
+    monkeypatch.setattr(VectorLog, "append", full)
+    with pytest.raises(OSError, match="no room"):
+        log.compact(np.array([1, 2]))
+    assert content(log) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["log.vectors"]
 
 
 vectors = st.lists(st.floats(-4, 4, width=32), min_size=DIMENSION, max_size=DIMENSION)
