@@ -47,8 +47,10 @@ class Challengers:
             known = set(connection.scalars(select(counted.c.unit).where(counted.c.run_id == run_id)))
         return {unit for unit in units if _hash(unit) not in known}
 
-    def keep(self, followed: Followed, champion_id: str, units: Collection[str]) -> None:
-        """Writes the state of the challenger and the units that now count; another one's place is taken."""
+    def keep(self, followed: Followed, champion_id: str, units: Collection[str]) -> bool:
+        """Writes the state of the challenger and the units that now count; a new one takes another one's place. False,
+        with nothing written, when it was followed before and has ended meanwhile: its index and its model may be gone.
+        """
         samples = {"queries": asdict(followed.state.queries), "people": asdict(followed.state.people)}
         row = {
             "run_id": followed.run_id,
@@ -63,15 +65,18 @@ class Challengers:
             **samples,
         }
         with self._database.write() as connection:
-            if connection.scalar(select(challenger.c.run_id)) != followed.run_id:
+            known = challenger.update().where(challenger.c.run_id == followed.run_id)
+            if not connection.execute(known.values(row)).rowcount:
+                if followed.judged_by != followed.run_id:
+                    return False
                 drop_challenger(connection)
-            connection.execute(challenger.delete())
-            connection.execute(challenger.insert(), {"id": 1, **row})
+                connection.execute(challenger.insert(), {"id": 1, **row})
             facts = {"run": followed.run_id, "nights": followed.state.nights, "judged_by": followed.judged_by}
             append(connection, "challenger", **facts, state="followed", fresh=len(units), **samples)
             if units:
                 rows = [{"run_id": followed.run_id, "unit": _hash(unit)} for unit in sorted(units)]
                 connection.execute(self._database.insert(counted).on_conflict_do_nothing(), rows)
+        return True
 
     def any(self) -> str | None:
         """The release of the challenger, whoever its champion is."""

@@ -1,7 +1,7 @@
 """What the log says about a candidate and about the challenger, and what the gate makes of it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Judge:
         self._folder = folder
         self._recipe = recipe
 
-    def screen(self, tonight: Tonight, release: Release) -> tuple[Decision | None, list[Result]]:
+    def screen(self, tonight: Tonight, release: Release) -> Decision | None:
         """Why the candidate is not worth a look, or None, by the results on the development split, of few documents."""
         lessons, corpus = tonight.lessons, tonight.corpus
         part = lessons.screened
@@ -84,9 +84,10 @@ class Judge:
         spent = saving(len(rows), len(corpus.keys), seconds, passed=passed, ranks_all=ranks_all)
         self._runs.detail(tonight.run.id, screen=spent)
         if refused is not None:
-            self._decided(tonight, release, refused)
             self._saw(tonight.run, release, replace(refused, sample=_sample(results)), results)
-        return refused, results
+            if not refused.open:  # otherwise the guards are asked first
+                self._decided(tonight, release, refused)
+        return refused
 
     def guards(self, tonight: Tonight, candidate: Side, part: str | None = None) -> list[Guarded]:
         """All guards, also written to `part` of the run's details."""
@@ -100,8 +101,8 @@ class Judge:
         self._runs.detail(run.id, part, guards=asked)
         return found
 
-    def judge(self, tonight: Tonight, candidate: Candidate) -> tuple[Decision, list[Result]]:
-        """The decision and the results on the holdout. A candidate that breaks a guard spends no look there."""
+    def judge(self, tonight: Tonight, candidate: Candidate) -> Decision:
+        """By the results on the holdout. A candidate that breaks a guard spends no look there."""
         run, lessons = tonight.run, tonight.lessons
         contest = Contest(tonight.corpus, tonight.champion, candidate.side)
         holdout = contest.results(lessons.holdout, lessons.clicks, lessons.wordings)
@@ -111,31 +112,38 @@ class Judge:
             decision = unlooked(_sample(holdout))
         else:
             decision = decide(_sample(holdout), self._runs.looks_before(run.id), self._recipe.promotion)
-        decision = self.may_be_followed(tonight, candidate, decision)
-        self._saw(run, candidate.side.release, decision, holdout)
-        return decision, holdout
+        decision = _turned(decision, candidate)
+        self._saw(run, candidate.side.release, decision, holdout)  # first: what is decided stands
+        self._decided(tonight, candidate.side.release, decision)
+        return decision
 
     def may_be_followed(self, tonight: Tonight, candidate: Candidate, decision: Decision) -> Decision:
         """The decision that is open, turned where the candidate breaks a guard."""
-        guarded = _with_guards(replace(decision, reasons=(*decision.reasons, *candidate.drawn_back)), candidate.guards)
-        self._decided(tonight, candidate.side.release, guarded)
-        return guarded
+        decision = _turned(decision, candidate)
+        self._decided(tonight, candidate.side.release, decision)
+        return decision
 
-    def hear(self, tonight: Tonight, followed: Followed, challenger: Side) -> tuple[Decision, list[Result]]:
-        """One more night of the challenger: the decision and the results that are fresh."""
+    def hear(self, tonight: Tonight, followed: Followed, challenger: Side) -> Decision | None:
+        """On the challenger after one more night, or None when it has ended meanwhile."""
         run = tonight.run
         contest = Contest(tonight.corpus, tonight.champion, challenger)
         results: list[Result] = []
         if followed.judged_by != run.id:
-            followed, results = self._listen(tonight, followed, challenger.release, contest)
+            heard = self._listen(tonight, followed, challenger.release, contest)
+            if heard is None:
+                return None
+            followed, results = heard
         decision = follow(followed.state, self._recipe.promotion)
-        if decision.outcome == "promoted":
+        if "challenger" in run.details:  # said before an interruption, and it stands: guards may answer otherwise now
+            said = run.details["challenger"]
+            decision = replace(decision, outcome=said["outcome"], reasons=tuple(said["reasons"]))
+        elif decision.outcome == "promoted":
             decision = _with_guards(decision, self.guards(tonight, challenger))
         self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
         self._decided(tonight, challenger.release, decision, first=False)
         if results and decision.outcome == "promoted":
             self._saw(run, challenger.release, replace(decision, sample=followed.state.queries), results)
-        return decision, results
+        return decision
 
     def side(self, corpus: Corpus, release: Release, steps: Steps, *, keep: bool) -> Side:
         vectors = corpus_vectors(corpus, release, self._releases, steps.progress, keep=keep)
@@ -143,8 +151,10 @@ class Judge:
 
     def _listen(
         self, tonight: Tonight, followed: Followed, release: Release, contest: Contest
-    ) -> tuple[Followed, list[Result]]:
-        """What arrived since the challenger's last night, of queries and people that did not count before."""
+    ) -> tuple[Followed, list[Result]] | None:
+        """What arrived since the challenger's last night, of queries and people that did not count before. None when it
+        has ended meanwhile.
+        """
         run, lessons = tonight.run, tonight.lessons
         assert run.log_seq is not None
         later = self._history.since(followed.log_seq)
@@ -154,16 +164,15 @@ class Judge:
         wordings = commonest(wordings_of(heard))
         results = contest.results(tally(heard, by=("release", "cluster")), lessons.clicks, wordings)
         liked = preferences(later, followed.release_id)
-        units = query_units(results) | {_person(person) for person in liked}
+        units = query_units(result.cluster for result in results) | {_person(person) for person in liked}
         fresh = self._challengers.fresh(followed.run_id, units)
-        results = [result for result in results if _unit(result) in fresh]
+        results = [result for result in results if _unit(result.cluster) in fresh]
         people = Sample.of([value for person, value in liked.items() if _person(person) in fresh])
         before = followed.state
         queries, people = before.queries + _sample(results), before.people + people
         state = replace(before, nights=before.nights + 1, queries=queries, people=people)
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
-        self._challengers.keep(now, lessons.champion, fresh)
-        return now, results
+        return (now, results) if self._challengers.keep(now, lessons.champion, fresh) else None
 
     def _people_can_tell(self, tonight: Tonight) -> bool:
         """Whether people see challengers, and no other one is followed."""
@@ -184,6 +193,11 @@ class Judge:
         report.write_evidence(self._folder / run.id, results, decision)
 
 
+def _turned(decision: Decision, candidate: Candidate) -> Decision:
+    """The same with what became of the candidate before, turned where it breaks a guard."""
+    return _with_guards(replace(decision, reasons=(*decision.reasons, *candidate.drawn_back)), candidate.guards)
+
+
 def _with_guards(decision: Decision, found: Sequence[Guarded]) -> Decision:
     """The decision, turned where a guard is broken."""
     if reasons := broken(found):
@@ -191,13 +205,13 @@ def _with_guards(decision: Decision, found: Sequence[Guarded]) -> Decision:
     return replace(decision, reasons=(*decision.reasons, summed_up(found)))
 
 
-def query_units(results: Sequence[Result]) -> set[str]:
+def query_units(clusters: Iterable[str]) -> set[str]:
     """What counts once as evidence about a challenger."""
-    return {_unit(result) for result in results}
+    return {_unit(cluster) for cluster in clusters}
 
 
-def _unit(result: Result) -> str:
-    return f"query {result.cluster}"
+def _unit(cluster: str) -> str:
+    return f"query {cluster}"
 
 
 def _person(person: str) -> str:

@@ -1,6 +1,6 @@
 """From judgments to training data: positives that people liked, hard negatives that the champion confuses with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -13,6 +13,7 @@ import polars as pl
 from ..retriever.types import Vectors
 
 LEAST_WEIGHT = 0.02
+SCORES = 1 << 26  # of queries and documents held at a time: 256 MiB
 MOST_PASSED = 20  # clicked documents among a query's hardest negatives; each of them costs memory for every pair
 
 
@@ -68,7 +69,9 @@ def triplets(
     seed: int,
 ) -> list[Triplet]:
     """A hard negative for each pair: scored by the champion at least `relative_margin` below the positive, and never
-    clicked for the query. A pair that has none gets a random document. Pairs of documents without a text are left out.
+    clicked for the query. Where there is none in the whole corpus, the pair gets a random document of those that score
+    above the positive: the champion is plainly wrong about it. Pairs without that are left out, and those of documents
+    without a text.
     """
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
@@ -95,25 +98,45 @@ def triplets(
             sampling_strategy="top",
             output_format="triplet",
             use_faiss=False,
+            faiss_batch_size=_at_once(len(texts)),
             verbose=False,
         )
     negatives: dict[tuple[str, str], str] = {}
     for row in mined:  # the hardest of a pair come first
         if row["negative"] not in forbidden[row["query"]]:
             negatives.setdefault((row["query"], row["positive"]), row["negative"])
-    random = np.random.default_rng(seed)
-    pool = sorted(set(texts.values()))
-    result = []
-    for pair in kept:
-        positive = texts[pair.document_id]
-        negative = negatives.get((pair.query, positive))
-        if negative is None:
-            out = forbidden[pair.query] | {positive}
-            some = random.choice(len(pool), size=min(len(pool), len(out) + 1), replace=False)
-            negative = next((pool[i] for i in some if pool[i] not in out), None)
-        if negative is not None:
-            result.append(Triplet(pair.query, positive, negative, pair.weight))
-    return result
+    # It looks at some of each query's best documents only, which may all be within the margin.
+    keys = [(pair.query, texts[pair.document_id]) for pair in kept]
+    missed = sorted(set(keys) - negatives.keys())
+    negatives |= _searched(missed, forbidden, champion, relative_margin, np.random.default_rng(seed))
+    chosen = zip(keys, kept, strict=True)
+    return [Triplet(*key, negatives[key], pair.weight) for key, pair in chosen if key in negatives]
+
+
+def _searched(
+    missed: Sequence[tuple[str, str]],
+    forbidden: Mapping[str, Collection[str]],
+    champion: "StoredVectors",
+    relative_margin: float,
+    random: np.random.Generator,
+) -> dict[tuple[str, str], str]:
+    """The negatives of these queries and positives by exact search over all documents."""
+    found = {}
+    for (query, positive), scores in zip(missed, champion.scores([query for query, _ in missed]), strict=True):
+        own = scores[champion.rows([positive])[0]]
+        scores[champion.rows([positive, *forbidden[query]])] = np.nan
+        below = np.flatnonzero(scores <= own - abs(own) * relative_margin)
+        above = np.flatnonzero(scores > own)
+        if len(below):
+            found[query, positive] = champion.texts[below[scores[below].argmax()]]
+        elif len(above):
+            found[query, positive] = champion.texts[random.choice(above)]
+    return found
+
+
+def _at_once(documents: int) -> int:
+    """How many queries are compared with so many documents at a time."""
+    return max(SCORES // documents, 1)
 
 
 class StoredVectors:
@@ -122,12 +145,25 @@ class StoredVectors:
     device = "cpu"
 
     def __init__(self, texts: Sequence[str], vectors: Vectors, queries: Mapping[str, Vectors]) -> None:
+        self.texts = texts
         self._row = {text: row for row, text in enumerate(texts)}
         self._vectors = vectors
         self._queries = queries
 
+    def rows(self, texts: Sequence[str]) -> list[int]:
+        return [self._row[text] for text in texts]
+
+    def scores(self, queries: Sequence[str]) -> Iterator[Vectors]:
+        """The cosines of each query with all texts; of a text that comes twice once, and otherwise NaN."""
+        copies = np.setdiff1d(np.arange(len(self.texts)), list(self._row.values()))
+        size = _at_once(len(self.texts))
+        for start in range(0, len(queries), size):
+            scores = self.encode_query(queries[start : start + size]) @ self._vectors.T
+            scores[:, copies] = np.nan
+            yield from scores
+
     def encode_document(self, texts: Sequence[str], **_options: object) -> Vectors:
-        return self._vectors[[self._row[text] for text in texts]]
+        return self._vectors[self.rows(texts)]
 
     def encode_query(self, texts: Sequence[str], **_options: object) -> Vectors:
         return np.stack([self._queries[text] for text in texts])

@@ -2,14 +2,14 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..retriever.database import Database
 from ..retriever.documents import Documents
-from ..retriever.errors import ClickLoopError
+from ..retriever.errors import ClickLoopError, ModelError
 from ..retriever.index import IndexStore
 from ..retriever.locks import Lock
 from ..retriever.owner import Owner
@@ -19,7 +19,6 @@ from . import report
 from .challenge import Challengers, Followed
 from .contest import Side
 from .corpus import read_corpus
-from .evaluate import Result
 from .gate import Challenger, Decision, stronger, unheard
 from .guards import broken, forgetful
 from .history import History
@@ -27,7 +26,7 @@ from .judge import Candidate, Judge, Tonight, query_units
 from .lessons import Lessons, Skipped, read_lessons
 from .promote import Promoter
 from .recipe import Recipe
-from .runs import MAX_ATTEMPTS, Run, Runs
+from .runs import MAX_ATTEMPTS, Run, Runs, decision_of
 from .snapshot import Bounds, bounds_now
 from .steps import Progress, Steps
 from .teach import Teacher, Watcher
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 NEXT = "next"  # part of the details of a promoting run, about the next challenger
-CHECKED = 300  # queries that check an index when no other judged its model
+CHECKED = 300  # queries that check an index
 DRAWN_BACK = (0.7, 0.5)  # shares of the way from the first weights to the trained ones, tried where a guard is broken
 
 
@@ -84,7 +83,8 @@ class Night:
             raise Busy(f"another nightly run is active ({self._lock.holder()})")
         try:
             run = self._runs.start(run_id, bounds_now(self._database))
-            self._guarded(run, show)
+            if run.state == "running":  # otherwise another process ended it before this one had the lock
+                self._guarded(run, show)
         finally:
             self._lock.release()
         return self._runs.get(run_id)
@@ -132,6 +132,12 @@ class Night:
         corpus = read_corpus(self._documents)
         champion = self._judge.side(corpus, champion_release, steps, keep=False)
         tonight = Tonight(run, steps, lessons, corpus, champion)
+        if (decided := run.details.get("decided")) is not None:
+            # By an attempt that was interrupted. It stands: another look would need a level of its own.
+            steps.begin("embedding documents with the candidate")
+            candidate = self._judge.side(corpus, self._releases.get(decided["candidate"]), steps, keep=True)
+            self._act(tonight, decision_of(decided), candidate)
+            return
         if followed is not None:
             steps.begin("judging the challenger")
             if self._challenger_wins(tonight, followed):
@@ -141,24 +147,28 @@ class Night:
         release = self._teacher.teach(tonight)
 
         steps.begin("screening")
-        decision, results = self._judge.screen(tonight, release)
+        decision = self._judge.screen(tonight, release)
         if decision is not None and not decision.open:
             self._runs.finish(run.id, decision.outcome, list(decision.reasons))
             return
 
-        candidate = self._candidate(tonight, release)
+        chosen = self._candidate(tonight, release)
 
         steps.begin("judging")
         if decision is None:
-            decision, results = self._judge.judge(tonight, candidate)
+            decision = self._judge.judge(tonight, chosen)
         else:
-            decision = self._judge.may_be_followed(tonight, candidate, decision)
+            decision = self._judge.may_be_followed(tonight, chosen, decision)
+        self._act(tonight, decision, chosen.side)
+
+    def _act(self, tonight: Tonight, decision: Decision, candidate: Side) -> None:
+        """What won goes live; what is short of evidence may be followed. With this the night is over."""
+        run, steps = tonight.run, tonight.steps
         if decision.outcome == "promoted":
             steps.begin("building the new index")
-            build_id = self._promoter.build(run, steps, corpus, candidate.side, _queries(results))
-            self._hand_over(run, steps, build_id)
+            self._hand_over(run, steps, self._promoter.build(run, steps, tonight.corpus, candidate, _asked(tonight)))
             return
-        followed_now = self._challenge(tonight, decision, candidate, results) if decision.open else []
+        followed_now = self._challenge(tonight, decision, candidate) if decision.open else []
         self._runs.finish(run.id, decision.outcome, [*decision.reasons, *followed_now])
 
     def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
@@ -168,7 +178,7 @@ class Night:
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
         known = run.details.get("lineage", {}).get("champion")
-        if known is not None and self._releases.whole(known):
+        if known is not None and ("decided" in run.details or self._releases.whole(known)):
             return self._releases.get(known)
         live = self._releases.live()
         if live is None:
@@ -181,13 +191,18 @@ class Night:
         """
         run, steps, corpus = tonight.run, tonight.steps, tonight.corpus
         keep = followed.build_id is None  # otherwise the owner of the index stores the vectors of new documents
-        challenger = self._judge.side(corpus, self._releases.get(followed.release_id), steps, keep=keep)
-        decision, results = self._judge.hear(tonight, followed, challenger)
-        if decision.outcome == "rejected":
+        try:
+            challenger = self._judge.side(corpus, self._releases.get(followed.release_id), steps, keep=keep)
+        except ModelError:  # which would fail every later night too
+            log.warning("the challenger %s cannot be judged and is given up", followed.release_id, exc_info=True)
             self._challengers.drop()
-        if decision.outcome != "promoted":
             return False
-        build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _queries(results))
+        decision = self._judge.hear(tonight, followed, challenger)
+        if decision is not None and decision.outcome == "rejected":
+            self._challengers.drop()
+        if decision is None or decision.outcome != "promoted":
+            return False
+        build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _asked(tonight))
         if self._promoter.hand_over(run, steps, build_id):
             reasons = list(decision.reasons)
             if followed.build_id is not None and self._recipe.promotion.evaluation_traffic:
@@ -209,7 +224,7 @@ class Night:
             candidate = self._candidate(after, self._teacher.teach(after), NEXT)
             decision = unheard((*reasons, "a next candidate was trained from it"), self._runs.looks_before(run.id))
             decision = self._judge.may_be_followed(after, candidate, decision)
-            followed_now = self._challenge(after, decision, candidate, [], NEXT) if decision.open else []
+            followed_now = self._challenge(after, decision, candidate.side, NEXT) if decision.open else []
             return [*decision.reasons[len(reasons) :], *followed_now]
         except Skipped as reason:
             return [f"nothing new is followed: {reason}"]
@@ -240,9 +255,7 @@ class Night:
         self._runs.detail(run.id, chosen={"release": release.id, "drawn_back": said})
         return Candidate(side, found, tuple(said))
 
-    def _challenge(
-        self, tonight: Tonight, decision: Decision, candidate: Candidate, results: list[Result], part: str | None = None
-    ) -> list[str]:
+    def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, part: str | None = None) -> list[str]:
         """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one, and
         says so. `part` of the run's details is about it.
         """
@@ -254,11 +267,11 @@ class Night:
         build_id = None
         if self._recipe.promotion.evaluation_traffic:
             tonight.steps.begin("building the challenger's index")
-            asked = _queries(results) or list(tonight.lessons.wordings.values())[:CHECKED]
-            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate.side, asked, part)
+            build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, _asked(tonight), part)
         state = Challenger(decision.look, 1, decision.sample, looked=self._runs.looked(run.id))
-        followed = Followed(run.id, candidate.side.release.id, build_id, run.id, run.log_seq, state)
-        self._challengers.keep(followed, champion, query_units(results))
+        followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
+        counted = query_units(tonight.lessons.holdout["cluster"]) if decision.sample.n else set()
+        self._challengers.keep(followed, champion, counted)
         return ["it is followed from now on" if build_id is None else "people are shown its results from now on"]
 
     def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
@@ -279,5 +292,6 @@ class Night:
         shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
 
 
-def _queries(results: Sequence[Result]) -> list[str]:
-    return [result.query for result in results]
+def _asked(tonight: Tonight) -> list[str]:
+    """Queries of people, to check an index with."""
+    return list(tonight.lessons.wordings.values())[:CHECKED]

@@ -93,14 +93,12 @@ class Promoter:
             self._runs.wait_for_approval(run.id)
             return False
         steps.begin("handing over")
-        refused = ask_owner(self._releases, run.id, build_id, self._make_owner)
-        if refused is None:
+        if ask_owner(self._releases, run.id, build_id, self._make_owner) is None:
             self._runs.supersede(run.id)
             return True
         if self._challengers.any() == release_id:
             self._challengers.drop()  # otherwise it would win, and be refused, every night
-        reasons = self._runs.get(run.id).reasons
-        self._runs.finish(run.id, "rejected", [*reasons, f"the switch was refused: {refused}"])
+        self._runs.finish(run.id, "rejected", self._runs.get(run.id).reasons)  # the refusal is among them
         return False
 
 

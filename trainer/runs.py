@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select, union
+from sqlalchemy import Connection, Row, func, or_, select, text, union
 
 from ..retriever.database import Database
 from ..retriever.errors import Conflict, NotFound
@@ -13,10 +13,11 @@ from ..retriever.ledger import append
 from ..retriever.pointer import add_switch, check_champion, set_build
 from ..retriever.releases import new_id
 from ..retriever.schema import builds, challenger, live, looks, runs, switches
-from .gate import Decision
+from .gate import Decision, Sample
 from .snapshot import Bounds
 
 MAX_ATTEMPTS = 3
+ACTIVE = ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ class Runs:
             "details": {},
         }
         with self._database.write() as connection:
-            active = connection.scalar(select(runs.c.id).where(runs.c.state.in_(("queued", "running"))).limit(1))
+            if self._database.dialect == "postgresql":  # where two writers would not see each other's run
+                connection.execute(text("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE"))
+            active = connection.scalar(select(runs.c.id).where(runs.c.state.in_(ACTIVE)).limit(1))
             if active is not None:
                 raise Conflict(f"run {active} is active; wait for its end before you start another")
             connection.execute(runs.insert(), row)
@@ -86,12 +89,14 @@ class Runs:
         """A run that was queued, or interrupted in the middle."""
         with self._database.read() as connection:
             row = connection.execute(
-                select(runs).where(runs.c.state.in_(("queued", "running"))).order_by(runs.c.created_at).limit(1)
+                select(runs).where(runs.c.state.in_(ACTIVE)).order_by(runs.c.created_at).limit(1)
             ).one_or_none()
         return None if row is None else _run(row)
 
     def start(self, run_id: str, now: Bounds) -> Run:
-        """Marks the run as running. The bounds of its log are those of its first start, also after a crash."""
+        """Marks the run as running, unless it has ended meanwhile. The bounds of its log are those of its first start,
+        also after a crash.
+        """
         with self._database.write() as connection:
             values = {
                 "state": "running",
@@ -103,7 +108,8 @@ class Runs:
                 "event_seq": func.coalesce(runs.c.event_seq, now.event),
                 "attempts": runs.c.attempts + 1,
             }
-            connection.execute(runs.update().where(runs.c.id == run_id).values(**values, **bounds))
+            active = (runs.c.id == run_id) & runs.c.state.in_(ACTIVE)
+            connection.execute(runs.update().where(active).values(**values, **bounds))
         return self.get(run_id)
 
     def update(self, run_id: str, **values: Any) -> None:
@@ -113,9 +119,7 @@ class Runs:
     def detail(self, run_id: str, part: str | None = None, **details: Mapping[str, Any]) -> None:
         """Adds to the run's details, or to that part of them."""
         with self._database.write() as connection:
-            present = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
-            added = details if part is None else {part: {**present.get(part, {}), **details}}
-            connection.execute(runs.update().where(runs.c.id == run_id).values(details={**present, **added}))
+            _detail(connection, run_id, part, details)
 
     def finish(self, run_id: str, outcome: str, reasons: list[str]) -> None:
         values = {"outcome": outcome, "reasons": reasons, "state": "finished", "step": "finished", "progress": 1.0}
@@ -134,7 +138,8 @@ class Runs:
 
     def decided(self, run_id: str, decision: Decision, *, first: bool, **inputs: Any) -> None:
         """Writes the decision, and the look that a `first` one spent, in one transaction; doing it again spends no
-        other, and never less. `inputs` (ids and hashes) go to the ledger.
+        other, and never less. `inputs` (ids and hashes) go to the ledger. A `first` one stands: it stays in the run's
+        details (see `decision_of`), so that a later attempt does not look again at other documents.
         """
         row = {
             "k": decision.look,
@@ -150,6 +155,8 @@ class Runs:
                 connection.execute(insert, row)
                 less = (looks.c.run_id == run_id) & (looks.c.level < decision.level)
                 connection.execute(looks.update().where(less).values(level=decision.level, p_value=decision.p_value))
+            if first:
+                _detail(connection, run_id, None, {"decided": {**inputs, "decision": asdict(decision)}})
             append(connection, "decision", run=run_id, **inputs, **decision_json(decision))
             connection.execute(runs.update().where(runs.c.id == run_id).values(reasons=list(decision.reasons)))
 
@@ -229,6 +236,18 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "mean": found.mean,
         "error": found.error if found.n > 1 else None,
     }
+
+
+def decision_of(decided: Mapping[str, Any]) -> Decision:
+    """The decision that is kept in a run's details."""
+    kept = decided["decision"]
+    return Decision(**{**kept, "reasons": tuple(kept["reasons"]), "sample": Sample(**kept["sample"])})
+
+
+def _detail(connection: Connection, run_id: str, part: str | None, details: Mapping[str, Any]) -> None:
+    present = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
+    added = details if part is None else {part: {**present.get(part, {}), **details}}
+    connection.execute(runs.update().where(runs.c.id == run_id).values(details={**present, **added}))
 
 
 def _run(row: Row[Any]) -> Run:

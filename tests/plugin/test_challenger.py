@@ -7,23 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from kill_at_step import kill
-from school import FILLERS, TOPICS, LessonSettings, one_night, resume, until
+from school import FILLERS, TOPICS, LessonSettings, documents, one_night, resume, until
 from sqlalchemy import func, select
 
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.encoder import load_model
-from clickloop.retriever.ledger import verify
+from clickloop.retriever.ledger import entries, verify
 from clickloop.retriever.schema import challenger, looks, searches, shown
 from clickloop.retriever.search import RANKER, against
 from clickloop.retriever.types import Build, Document, Event, Who
 from clickloop.trainer import gate
 from clickloop.trainer import teach as teaching
+from clickloop.trainer.challenge import Challengers
 from clickloop.trainer.contest import Side
 from clickloop.trainer.guards import Guarded
 from clickloop.trainer.judge import Judge, Tonight
+from clickloop.trainer.nightly import Night
+from clickloop.trainer.promote import Promoter
 from clickloop.trainer.recipe import Mining, Promotion, Split
 from clickloop.trainer.snapshot import cluster_of
 from clickloop.trainer.split import draw
@@ -294,6 +298,35 @@ def test_a_challenger_whose_model_is_gone_is_given_up_and_the_service_goes_on(ch
     loop.close()
 
 
+@pytest.mark.parametrize("lost", ["release.json", "encoder.onnx"])
+def test_a_night_gives_up_a_challenger_whose_model_is_gone_and_goes_on(challenged: Settings, lost: str) -> None:
+    loop = ClickLoop(challenged)
+    before = state(loop)
+    (loop.releases.folder(before["release_id"]) / lost).unlink()
+    outcome = one_night(loop)
+    assert not outcome.startswith(("promoted", "failed")), outcome
+    assert loop.releases.challenger_build() is None or state(loop)["run_id"] != before["run_id"]
+    loop.close()
+
+
+def test_a_challenger_that_the_owner_gives_up_while_it_is_judged_stays_so(
+    challenged: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Challengers.fresh
+
+    def given_up(challengers: Challengers, run_id: str, units: set[str]) -> set[str]:
+        challengers.drop()
+        return fresh(challengers, run_id, units)
+
+    monkeypatch.setattr(Challengers, "fresh", given_up)
+    loop = ClickLoop(challenged)
+    before = state(loop)
+    outcome = one_night(loop)
+    assert not outcome.startswith(("promoted", "failed")), outcome
+    assert loop.releases.challenger_build() is None or state(loop)["run_id"] != before["run_id"]
+    loop.close()
+
+
 def test_a_rollback_ends_the_challenger_and_its_index(challenged: Settings) -> None:
     loop = open_with_challenger(challenged)
     wanted, live = loop.releases.challenger_build(), loop.releases.live()
@@ -324,11 +357,17 @@ def test_nights_without_fresh_evidence_leave_the_challenger_where_it_is(challeng
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_killed_when_its_challengers_index_is_ready_promotes_nothing_and_hears_it_once(
-    when: str, judged: Path, tmp_path: Path, lesson_settings: LessonSettings
+    when: str, taught: Path, tmp_path: Path, lesson_settings: LessonSettings
 ) -> None:
-    settings = uncertain(lesson_settings, Path(shutil.copytree(judged, tmp_path / "data")))
+    """Though documents are gone since: what it had decided stands, and is its only look."""
+    settings = uncertain(lesson_settings, Path(shutil.copytree(taught, tmp_path / "data")))
+    loop = ClickLoop(settings)
+    loop.runs.queue("test")
+    loop.close()
     kill(settings, "night", when, "keep")
     loop = ClickLoop(settings)
+    for document in documents()[:30]:
+        loop.delete_document(document.id)
     before, interrupted = loop.releases.live(), loop.runs.unfinished()
     assert before is not None
     assert interrupted is not None
@@ -339,7 +378,31 @@ def test_a_run_killed_when_its_challengers_index_is_ready_promotes_nothing_and_h
     assert followed is not None
     assert live.id == before.id
     assert (followed.state, state(loop)["nights"]) == ("ready", 1)
+    (decision,) = [orjson.loads(entry.content) for entry in entries(loop.database) if entry.kind == "decision"]
+    found = state(loop)["queries"]
+    assert (found["n"], found["total"] / found["n"]) == (decision["n"], decision["mean"])
     assert set(loop.store.names()) == {live.id, followed.id} == {build.id for build in loop.releases.builds()}
+    loop.close()
+
+
+def test_what_a_night_said_of_a_challenger_stands_after_an_interruption(
+    challenged: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = open_with_challenger(challenged)
+    ask(loop, PEOPLE, likes=True)
+    queued = loop.runs.queue("test")
+
+    def killed(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Promoter, "hand_over", killed)
+        patch.setattr(Night, "_clean", lambda *_given: None)  # as after a kill
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_night(queued.id, lambda _step, _share: None)
+    monkeypatch.setattr(Guarded, "holds", False)
+    run = loop.run_night(queued.id, lambda _step, _share: None)
+    assert run.outcome == "promoted", run.reasons
     loop.close()
 
 

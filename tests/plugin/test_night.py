@@ -4,6 +4,7 @@ Documents name a topic by a digit, queries by a letter. The random model knows n
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 from kill_at_step import kill
 from school import FILLERS, RECIPE_VARIABLES, LessonSettings, documents, one_night, resume, teach, until
@@ -20,6 +22,7 @@ from sqlalchemy import func, select
 from clickloop.plugin.children import spawn
 from clickloop.plugin.loop import ClickLoop
 from clickloop.retriever.errors import Conflict
+from clickloop.retriever.ledger import entries
 from clickloop.retriever.schema import events, looks, switches
 from clickloop.retriever.types import Document
 from clickloop.trainer.nightly import Busy
@@ -95,6 +98,34 @@ def test_a_night_of_the_command_killed_from_outside_goes_on(
     loop = ClickLoop(lesson_settings(folder))
     run = resume(loop)
     assert (run.outcome, run.attempts) == ("promoted", 2), run.reasons
+    loop.close()
+
+
+def test_what_a_killed_night_had_decided_stands_though_hardly_a_query_judges_any_more(
+    judged: Path, tmp_path: Path, lesson_settings: LessonSettings
+) -> None:
+    loop = ClickLoop(lesson_settings(Path(shutil.copytree(judged, tmp_path / "data"))))
+    for document in documents()[6:]:  # all but those of the first topic
+        loop.delete_document(document.id)
+    run = resume(loop)
+    assert run.outcome == "promoted", run.reasons
+    (decision,) = [orjson.loads(entry.content) for entry in entries(loop.database) if entry.kind == "decision"]
+    live = loop.releases.live()
+    assert live is not None
+    assert live.release_id == decision["candidate"]
+    with loop.live.lease() as build:
+        assert build.index.count() == loop.documents.count()
+    loop.close()
+
+
+def test_a_run_that_another_process_ended_meanwhile_is_left_alone(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    loop = ClickLoop(lesson_settings(folder))
+    run_id = loop.runs.queue("test").id
+    loop.runs.finish(run_id, "skipped", ["3 training pairs"])
+    ended = loop.runs.get(run_id)
+    assert loop.run_night(run_id, lambda _step, _share: None) == ended
     loop.close()
 
 

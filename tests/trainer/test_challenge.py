@@ -35,7 +35,7 @@ def challengers(database: Database) -> Challengers:
 
 def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
     state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Sample.of([1.0, 0.0]))
-    return Followed(run_id, MODEL, build_id, "run-2", 70, state)
+    return Followed(run_id, MODEL, build_id, run_id, 70, state)
 
 
 def shown(*lists: tuple[str, str]) -> pl.DataFrame:
@@ -89,7 +89,7 @@ def test_a_challenger_of_a_former_champion_is_none(challengers: Challengers) -> 
 def test_nothing_counts_twice_about_one_challenger(challengers: Challengers) -> None:
     challengers.keep(followed(), CHAMPION, {"query a", "person b"})
     assert challengers.fresh("run-1", {"query a", "query b", "person a", "person b"}) == {"query b", "person a"}
-    challengers.keep(replace(followed(), log_seq=90), CHAMPION, {"query b"})
+    assert challengers.keep(replace(followed(), judged_by="run-2", log_seq=90), CHAMPION, {"query b"})
     assert challengers.fresh("run-1", {"query a", "query b"}) == set()
 
 
@@ -105,6 +105,18 @@ def test_another_challenger_takes_the_place_and_its_index_is_given_up(
     assert present.run_id == "run-9"
     assert builds.build(build.id).state == "rejected"
     assert challengers.fresh("run-9", {"query a", "query b"}) == {"query a"}
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["", "and another one is followed"])
+def test_a_challenger_that_ended_during_a_night_is_not_brought_back(challengers: Challengers, newer: bool) -> None:
+    challengers.keep(followed(), CHAMPION, {"query a"})
+    challengers.drop()
+    if newer:
+        challengers.keep(followed("run-9"), CHAMPION, set())
+    present = challengers.of(CHAMPION)
+    assert not challengers.keep(replace(followed(), judged_by="run-10"), CHAMPION, {"query b"})
+    assert challengers.of(CHAMPION) == present
+    assert challengers.fresh("run-1", {"query a", "query b"}) == {"query a", "query b"}
 
 
 def test_a_dropped_challenger_leaves_nothing(challengers: Challengers) -> None:

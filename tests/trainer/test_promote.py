@@ -12,6 +12,7 @@ from clickloop.retriever.edge import EdgeStore
 from clickloop.retriever.errors import IndexFault
 from clickloop.retriever.filters import parse_filter
 from clickloop.retriever.index import Index
+from clickloop.retriever.pointer import finish_switch
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import live
 from clickloop.retriever.types import Document, Release, StoredDocument, Vectors
@@ -174,3 +175,20 @@ def test_a_build_of_another_candidate_of_the_same_run_is_made_anew(
     index = store.open(build_id)
     np.testing.assert_allclose(index.vectors(KEYS[:1])[KEYS[0]], unit(COUNT, 3)[0], atol=1e-6)
     index.close()
+
+
+def test_a_refused_switch_is_told_once(database: Database, tmp_path: Path) -> None:
+    releases, runs = Releases(database, tmp_path / "releases"), Runs(database)
+    releases.record(RELEASE)
+    build, run = releases.add_build(RELEASE.id), runs.queue("test")
+    runs.update(run.id, state="running", reasons=["it is really better"])
+    wish = releases.request_switch(build.id, "promotion", run.id, run.id)
+    with database.write() as connection:
+        finish_switch(connection, wish, error="the index is gone")
+    steps = Steps(runs, run.id, lambda _step, _share: None, {})
+    store = EdgeStore(tmp_path / "index", {})
+    promoter = Promoter(database, releases, store, lambda: pytest.fail("it was answered"), Promotion())
+    assert not promoter.hand_over(run, steps, build.id)
+    done = runs.get(run.id)
+    assert (done.state, done.outcome) == ("finished", "rejected")
+    assert done.reasons == ["it is really better", "the switch was refused: the index is gone"]

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.errors import Conflict, NotFound
@@ -13,7 +14,7 @@ from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import looks
 from clickloop.retriever.types import Release
 from clickloop.trainer.gate import Decision, Sample
-from clickloop.trainer.runs import Run, Runs
+from clickloop.trainer.runs import Run, Runs, decision_of
 from clickloop.trainer.snapshot import Bounds
 
 SAMPLE = Sample.of([0.0, 0.1] * 100)
@@ -80,6 +81,22 @@ def test_a_second_run_is_refused_while_one_is_active_and_names_it(runs: Runs, re
     assert runs.queue("admin").state == "queued"
 
 
+def test_postgresql_lets_one_after_another_look_for_an_active_run(
+    database: Database, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one writer at a time, and no such statement."""
+    asked: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute", retval=True)
+    def _heard(_connection: Any, _cursor: Any, statement: str, values: Any, *_more: Any) -> tuple[str, Any]:
+        asked.append(statement)
+        return ("SELECT 1" if statement.startswith("LOCK") else statement), values
+
+    monkeypatch.setattr(database, "dialect", "postgresql")
+    runs.queue("schedule")
+    assert asked[1] == "LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE", "first in the transaction"
+
+
 def test_an_unknown_run_is_not_found(runs: Runs) -> None:
     for call in (runs.get, lambda run_id: runs.approve(run_id, "ann"), lambda run_id: runs.reject(run_id, "ann")):
         with pytest.raises(NotFound, match="run-nowhere"):
@@ -102,6 +119,17 @@ def test_the_bounds_of_an_empty_log_are_kept_too(runs: Runs) -> None:
     runs.start(run_id, Bounds(0, 0))
     again = runs.start(run_id, Bounds(5, 5))
     assert (again.log_seq, again.event_seq) == (0, 0)
+
+
+@pytest.mark.parametrize("outcome", ["skipped", "failed", "awaiting_approval"])
+def test_a_run_that_has_ended_does_not_start_again(runs: Runs, releases: Releases, outcome: str) -> None:
+    if outcome == "awaiting_approval":
+        run_id = waiting(runs, releases).id
+    else:
+        run_id = runs.queue("schedule").id
+        runs.finish(run_id, outcome, ["3 training pairs"])
+    ended = runs.get(run_id)
+    assert runs.start(run_id, Bounds(1, 1)) == ended == runs.get(run_id)
 
 
 def test_details_add_up(runs: Runs) -> None:
@@ -249,8 +277,17 @@ def test_a_decision_spends_one_look_also_when_it_is_written_again(database: Data
     assert runs.get(run_id).reasons == ["reason"]
 
 
-def test_a_run_that_decides_anew_after_a_crash_never_spent_less(database: Database, runs: Runs) -> None:
-    """The screen may come to another end on documents written since: what was spent before the crash stays spent."""
+@pytest.mark.parametrize("found", [decision(look=3), decision(look=0, outcome="rejected")])
+def test_a_first_decision_stays_with_the_run_as_it_was(runs: Runs, found: Decision) -> None:
+    run_id = finished(runs)
+    runs.decided(run_id, decision(look=2), first=False, candidate="challenger")
+    assert "decided" not in runs.get(run_id).details
+    runs.decided(run_id, found, first=True, champion="r1", candidate="r2")
+    decided = runs.get(run_id).details["decided"]
+    assert (decided["champion"], decided["candidate"], decision_of(decided)) == ("r1", "r2", found)
+
+
+def test_a_run_that_decides_anew_never_spent_less(database: Database, runs: Runs) -> None:
     seen, unseen = decision(1), replace(decision(1), level=0.0, p_value=1.0)
     first, second = finished(runs), finished(runs)
     for run_id, decisions in ((first, (seen, unseen)), (second, (unseen, seen))):
