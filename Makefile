@@ -38,9 +38,9 @@ lint: $(INSTALLED) ## ruff, format and rules
 types: $(INSTALLED) ## mypy
 	$(BIN)/mypy
 
-# Two processes with one thread each: many tests wait for a process to start, and torch's threads fight over few cores.
+# Three processes with one thread each: many tests wait for a process to start, and torch's threads fight over few cores.
 tests: $(INSTALLED) ## pytest
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
 
 serve: $(INSTALLED) ## API, admin pages and schedule on port 8000
 	$(BIN)/clickloop serve

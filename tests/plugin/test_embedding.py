@@ -276,10 +276,11 @@ def test_a_start_that_fails_half_way_can_be_tried_again(
         assert loop.search("red list").hits
 
 
-def test_hits_are_the_callers_to_change(tmp_path: Path, settings_for: SettingsFor) -> None:
-    with ClickLoop(settings_for(tmp_path / "data")) as loop:
+def test_hits_are_the_callers_to_change(data_dir: Path, settings_for: SettingsFor) -> None:
+    with ClickLoop(settings_for(data_dir)) as loop:
         loop.add_documents([Document("a", "", "a list", {"tags": ["x"], "secret": 1})], wait=True)
-        payload: Any = next(iter(loop.search("list"))).payload
+        payload: Any = next(hit for hit in loop.search("list", k=50) if hit.id == "a").payload
         payload.pop("secret")
         payload["tags"].append("y")
-        assert next(iter(loop.search("list"))).payload == {"tags": ["x"], "secret": 1}
+        again = next(hit for hit in loop.search("list", k=50) if hit.id == "a")
+        assert again.payload == {"tags": ["x"], "secret": 1}

@@ -23,16 +23,22 @@ def beir(tmp_path: Path) -> Path:
     return write_beir(tmp_path / "beir")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty at first: all lives here begin with the same index."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tmp_path: Path) -> Path:
-    """The settings of a tiny model's service in the environment, and an empty cache; returns that."""
+def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, cache: Path) -> Path:
+    """The settings of a tiny model's service in the environment; returns where first indexes and oracles are kept."""
     monkeypatch.setenv("CLICKLOOP_MODEL", str(tiny_model))
     for name, value in RECIPE_VARIABLES.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CLICKLOOP_MINING__MIN_PAIRS", "40")
     monkeypatch.setenv("CLICKLOOP_PROMOTION__MIN_QUERIES", "10")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "clickloop" / "simulate"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache / "clickloop" / "simulate"
 
 
 def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: Path, tmp_path: Path) -> None:
