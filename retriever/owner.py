@@ -3,9 +3,7 @@
 Other processes write documents and wishes into the database; the owner sees them there and acts.
 """
 
-import ctypes
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,9 +19,10 @@ from .errors import ClickLoopError, IndexFault, IndexLost, InUse, ModelError, No
 from .first_release import Paths, first_release
 from .index import IndexStore
 from .indexer import STEP, Indexer
+from .leftovers import Leftovers, give_back_memory
 from .locks import Lock
 from .pointer import Switch, drop_challenger, finish_switch, set_build, show_step
-from .releases import Releases, drop_half_made
+from .releases import Releases
 from .search import Live, OpenBuild
 from .types import Build
 
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # how soon writes and wishes of other processes are seen
 PATIENCE_SECONDS = 3  # how long a start waits for the lock
-KEPT_BUILDS = 3  # the live one and those a rollback can go to
 SMALL = 1000  # writes, which are not worth loading torch and optimising the index
 SAMPLE = 16  # documents that are encoded again before a build goes live: a fraction of a second
 MIN_COSINE = 0.99  # to what is stored; bf16, in which a night encodes, costs MiniLM 1e-4 and tiny models up to 3e-3
@@ -56,7 +54,8 @@ class Owner:
         self._releases = releases
         self._store = store
         self._live = live
-        self._lock, self._night = locks
+        self._lock, night = locks
+        self._leftovers = Leftovers(self._documents, releases, store, night)
         self._paths = paths
         self._indexer = Indexer(database, releases, durable)
         self._wake = threading.Event()
@@ -75,7 +74,7 @@ class Owner:
         nobody wishes for another one that can be.
         """
         self._settled, present = None, self._live.current()
-        self._clear()
+        self._leftovers.clear()
         build = self._releases.live() or self._first_build()
         try:
             self._live.install(self._open(build))
@@ -85,7 +84,7 @@ class Owner:
                 self._grant(wanted)
             if self._live.current() is present:
                 raise
-        self._drop_old_builds()
+        self._leftovers.drop_builds()
 
     def open_and_run(self, compactions: Compactions | None = None) -> None:
         """Opens, then acts on the database's wishes in a thread of its own, and has the index made anew as it wears."""
@@ -131,7 +130,7 @@ class Owner:
             busy = True
         busy = self._challenge() or busy
         if not busy and self._releases.builds("rejected"):
-            self._drop_old_builds()
+            self._leftovers.drop_builds()
         self._settled = None if busy else news
         return busy
 
@@ -169,7 +168,7 @@ class Owner:
 
     def _loop(self) -> None:
         """Ends where the lock is lost and another process may own the index by now: that is followed then."""
-        self._tidy()
+        self._leftovers.compact_vectors(self._live.current())
         while not self._stop.is_set():
             try:
                 if not self._lock.held():
@@ -199,7 +198,7 @@ class Owner:
         if self._compactions is None or live is None:
             return
         if self._compactions.look(live.build, self._needed):
-            self._clear()
+            self._leftovers.clear()
 
     def _needed(self) -> bool:
         """Whether somebody else is about to move the pointer."""
@@ -247,7 +246,7 @@ class Owner:
         wanted, present = self._releases.challenger_build(), self._live.challenger()
         if present is not None and (wanted is None or wanted.id != present.build.id):
             self._live.challenge(None)
-            self._drop_old_builds()
+            self._leftovers.drop_builds()
             present = None
         if wanted is None:
             return False
@@ -317,21 +316,8 @@ class Owner:
     def _retire(self) -> None:
         """Searches go to another build now: what nobody can go back to is removed."""
         self._challenge()  # closes what may be removed now
-        self._drop_old_builds()
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Drops stored vectors of documents that were written again or deleted, when there are many. Never fails: until
-        the next start or switch the file stays as it is.
-        """
-        opened = self._live.current()
-        assert opened is not None
-        stored = self._releases.vectors(opened.release)
-        try:
-            if stored.worn(opened.index.count()):
-                stored.compact(self._documents.keys())
-        except Exception:
-            log.warning("the stored vectors of %s were not compacted", opened.release.id, exc_info=True)
+        self._leftovers.drop_builds()
+        self._leftovers.compact_vectors(self._live.current())
 
     def _open(self, build: Build) -> OpenBuild:
         """Opens a build; one whose index is lost is made anew from the documents."""
@@ -359,25 +345,6 @@ class Owner:
         with self._database.write() as connection:
             finish_switch(connection, number)
         return self._releases.build(build.id)
-
-    def _clear(self) -> None:
-        """Removes what no run will finish, when no run is active."""
-        if not self._night.acquire():
-            return
-        try:
-            drop_half_made(self._releases, self._store)
-        finally:
-            self._night.release()
-
-    def _drop_old_builds(self) -> None:
-        """Keeps the builds a rollback may go to, those that were live last, and those that wait for an approval."""
-        for build in [*self._releases.retired()[KEPT_BUILDS - 1 :], *self._releases.builds("rejected")]:
-            self._store.drop(build.id)
-            self._releases.forget_build(build.id)
-            self._releases.drop_unused(build.release_id)
-        if not self._releases.run_is_active():  # what it builds may need every tombstone since it began
-            kept = self._releases.builds()
-            self._documents.forget_tombstones(min((build.revision for build in kept), default=0))
 
 
 def await_switch(releases: Releases, number: int, make_owner: Callable[[], Owner]) -> Switch:
@@ -409,10 +376,3 @@ def own_or_refuse(owner: Owner, lock: Lock, folder: Path) -> None:
                 "Stop the other one, run a single worker (no `uvicorn --workers`), or set qdrant.url to share an index"
             )
         time.sleep(POLL_SECONDS)
-
-
-def give_back_memory() -> None:
-    """Asks the C library for what a retired model took: glibc keeps freed memory, a hundred MB after some switches."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)

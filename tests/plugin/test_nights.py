@@ -82,8 +82,9 @@ def test_a_single_process_without_a_schedule_runs_what_it_is_asked_for(loop: Cli
     nights = Nights(loop.runs, loop.settings)
     nights.open()
     asked = nights.start("api")
-    until(lambda: begun == [asked.id])
+    until(lambda: bool(begun))
     nights.close()
+    assert begun == [asked.id]
 
 
 def test_a_night_that_another_process_is_in_the_middle_of_is_left_to_it(data_dir: Path, loop: ClickLoop) -> None:

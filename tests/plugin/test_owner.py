@@ -183,10 +183,18 @@ def test_stored_vectors_that_cannot_be_compacted_keep_nothing_from_being_indexed
     loop: ClickLoop, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     monkeypatch.setattr(VectorLog, "worn", lambda *_arguments: True)
-    monkeypatch.setattr(VectorLog, "compact", _full)
+    tried: list[VectorLog] = []
+
+    def compact(log: VectorLog, _alive: object) -> None:
+        tried.append(log)
+        _full()
+
+    monkeypatch.setattr(VectorLog, "compact", compact)
     with loop:
         revision = loop.documents.put([Document("new", "", "a new list")])
         until(lambda: _indexed(loop) == revision)
+        assert "new" in {hit.id for hit in loop.search("a new list", k=100)}
+    assert tried, "otherwise nothing failed here"
 
 
 # The model
@@ -257,7 +265,7 @@ def _lock(loop: ClickLoop, monkeypatch: pytest.MonkeyPatch) -> Lock:
 
 
 def test_an_owner_that_lost_its_lock_takes_it_again_where_nobody_else_can_open_the_index(
-    loop: ClickLoop, monkeypatch: pytest.MonkeyPatch, until: Until
+    loop: ClickLoop, other: ClickLoop, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     lock = _lock(loop, monkeypatch)
     with loop:
@@ -265,6 +273,7 @@ def test_an_owner_that_lost_its_lock_takes_it_again_where_nobody_else_can_open_t
         until(lock.held)
         revision = loop.documents.put([Document("new", "", "a new list")])
         until(lambda: _indexed(loop) == revision)
+        assert not other.make_owner().acquire(), "and has it for itself"
 
 
 def test_an_owner_that_lost_its_lock_follows_the_next_one_and_takes_over_when_that_is_gone(
