@@ -45,7 +45,7 @@ class EdgeStore:
 
     def __init__(self, folder: Path, payload_indexes: PayloadIndexes) -> None:
         self._folder = folder
-        self._payload_indexes = payload_indexes
+        self.payload_indexes = payload_indexes
         self._open: set[str] = set()  # in this process
         self._dropped: set[str] = set()  # of these
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class EdgeStore:
         # The threads that the engine keeps by default wake each other all the time, on the cores that encode.
         config = edge.EdgeConfig(vectors=vectors, optimizers=optimizers, max_search_threads=1)
         shard = edge.EdgeShard.create(str(path), config)
-        for field, kind in self._payload_indexes.items():
+        for field, kind in self.payload_indexes.items():
             shard.update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
         return self._opened(shard, path)
 

@@ -15,6 +15,7 @@ from .types import Keys, Payload, Vectors
 # index takes twice as long, which is little beside encoding; a wider search of a poorer graph is paid by every query.
 BUILT_WITH = 200
 BREADTH = 128
+PayloadIndexes = Mapping[str, str]  # payload field → keyword, integer, float, bool or datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,11 @@ class Index(Protocol):
 
 
 class IndexStore(Protocol):
-    """Where the indexes of builds live, by the build's id. `tends_itself`: the engine keeps them fast by itself;
-    `exclusive`: nobody else keeps anything there.
+    """Where the indexes of builds live, by the build's id. `payload_indexes`: what every one has; `tends_itself`: the
+    engine keeps them fast by itself; `exclusive`: nobody else keeps anything there.
     """
 
+    payload_indexes: PayloadIndexes
     tends_itself: bool
     exclusive: bool
 
@@ -95,6 +97,3 @@ def check_vectors(keys: Sequence[int] | Keys, vectors: Vectors) -> None:
 def check_query(vector: Vectors) -> None:
     if not np.isfinite(vector).all():
         raise IndexFault("the query vector is not finite; the encoder or its input is broken")
-
-
-PayloadIndexes = Mapping[str, str]  # payload field → keyword, integer, float, bool or datetime

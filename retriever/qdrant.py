@@ -58,7 +58,7 @@ class QdrantStore:
     def __init__(self, client: QdrantClient, prefix: str, payload_indexes: PayloadIndexes) -> None:
         self._client = client
         self._prefix = prefix
-        self._payload_indexes = payload_indexes
+        self.payload_indexes = payload_indexes
 
     @asking
     def create(self, name: str, dimension: int) -> Index:
@@ -71,7 +71,7 @@ class QdrantStore:
             # Indexing while points arrive slows both; `finish` turns it on.
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0),
         )
-        for field, kind in self._payload_indexes.items():
+        for field, kind in self.payload_indexes.items():
             self._client.create_payload_index(collection, field, models.PayloadSchemaType(kind), wait=True)
         return QdrantIndex(self._client, collection)
 

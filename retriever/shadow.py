@@ -8,6 +8,7 @@ import numpy.typing as npt
 from .errors import ClickLoopError
 from .types import Keys, Vectors
 
+WORTH_A_GPU = 20_000  # documents; of fewer there may be many indexes, one a filter, and each would set up all GPUs
 MAX_K = 1024  # the GPU's limit is 2048, of which a part is spent on equal scores
 
 
@@ -17,7 +18,7 @@ class ShadowIndex:
         faiss = _faiss()
         self._keys = keys
         self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
-        if faiss.get_num_gpus() > 0:
+        if faiss.get_num_gpus() > 0 and len(vectors) >= WORTH_A_GPU:
             self._index = faiss.index_cpu_to_all_gpus(self._index)
         self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
 

@@ -53,8 +53,10 @@ def write_beir(folder: Path) -> Path:
     return folder
 
 
-def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
-    """A day of searches: people click the document that is right, or, without sense, any one."""
+def teach(loop: ClickLoop, sense: bool, seed: int = 0, filtered: bool = False) -> None:
+    """A day of searches, perhaps each among some topics only: people click the document that is right, or, without
+    sense, any one.
+    """
     chance = random.Random(seed)
     ids = [document.id for document in documents()]
     asked = [(topic, " ".join(chance.sample(FILLERS, 3))) for topic in range(10) for _ in range(50)]
@@ -69,7 +71,8 @@ def teach(loop: ClickLoop, sense: bool, seed: int = 0) -> None:
         query_id, who = f"{seed}-{number}", Who(client_id=f"{seed}-{number}")
         results = [Shown(rank, id_, "semantic") for rank, id_ in enumerate(shown, 1)]
         asked_of = (live.id, live.release_id)
-        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, None, *asked_of, results, who, 1.0, now))
+        filter = {"topic": sorted({int(id_.split("/")[0]) for id_ in shown})} if filtered else None
+        loop.log.record(Search(query_id, f"{TOPICS[topic]} {filler}", 5, filter, *asked_of, results, who, 1.0, now))
         clicked = right if sense else chance.choice(shown)
         clicks.append(Event(f"e{query_id}", query_id, "click", clicked, None, who, None, now))
     assert loop.add_events(clicks).accepted == SEARCHES

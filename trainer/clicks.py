@@ -67,9 +67,9 @@ def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     )
 
 
-def corrected_gains(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
-    """For every shown document of a query its `gain`: an estimate of its relevance whose expectation is 1 for a
-    relevant and 0 for any other document, whatever the rank. Single estimates are noisy, and may be negative.
+def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...] = ()) -> pl.DataFrame:
+    """For every shown document of a query its `gain`, for each `by`: an estimate of its relevance whose expectation is
+    1 for a relevant and 0 for any other document, whatever the rank. Single estimates are noisy, and may be negative.
 
     The affine correction (Vardasbi, Oosterhuis, de Rijke 2020), which is inverse propensity scoring (Joachims,
     Swaminathan, Schnabel 2017) where noise and trust are none: gain = Σ (clicks − wrong · views) / (right − wrong) / Σ
@@ -82,9 +82,9 @@ def corrected_gains(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     excess = (counts["clicks"].to_numpy() - wrong * counts["views"].to_numpy()) / np.maximum(right - wrong, least)
     return (
         counts.with_columns(excess=pl.Series(excess, dtype=pl.Float64))
-        .group_by(PAIR, maintain_order=True)
+        .group_by(*by, *PAIR, maintain_order=True)
         .agg(gain=pl.col("excess").sum() / pl.col("views").sum())
-        .sort(PAIR)
+        .sort(*by, *PAIR)
     )
 
 

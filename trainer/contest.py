@@ -1,5 +1,6 @@
 """Champion and candidate over one corpus, by the artefacts that serve, on the searches of a log."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,12 +13,14 @@ from ..retriever.types import Keys, Release, Vectors
 from .click_models import ClickModel
 from .clicks import corrected_gains, judge
 from .corpus import Corpus
-from .evaluate import DEPTH, Result, compare, judged_queries
+from .evaluate import DEPTH, Ranking, Result, compare, judged_queries
 from .golden import Golden, GoldenScores, score
 from .guards import Guarded, collapse, identifiers, latency, retrieval, titles
 from .guards import golden as golden_guard
 from .recipe import Guards
+from .snapshot import EVERYTHING
 from .tally import counted
+from .within import Filters
 
 
 @dataclass(frozen=True)
@@ -45,26 +48,30 @@ class Side:
 
 
 class Contest:
-    def __init__(self, corpus: Corpus, champion: Side, candidate: Side) -> None:
+    def __init__(self, corpus: Corpus, champion: Side, candidate: Side, filters: Filters | None = None) -> None:
+        """`filters` are those of the whole corpus, of which `corpus` may be a part."""
         self._documents = corpus.documents
+        self._keys = corpus.keys
         self._ids = {stored.key: stored.document.id for stored in corpus.documents}
         self._sides = champion, candidate
+        self._filters = filters or Filters(corpus)
 
     def results(self, tallies: pl.DataFrame, clicks: ClickModel, wordings: Mapping[str, str]) -> list[Result]:
-        """Per-query results by these tallies (with `release` and `cluster`), of plain searches that the champion
-        answered. Results of another release would favour a candidate that resembles it: what only that one found would
-        have gains. Where a search explored, what the champion had at these places would count as nothing, and explored
-        results weighted by their inverse propensity cost more precision than they bring. Where it had a filter, the
-        best of all documents were never shown, and whatever lifts those that were would gain.
+        """Results by these tallies (with `release` and `cluster`) for each query and each filter that it was asked
+        within, of searches that judge and that the champion answered. Results of another release would favour a
+        candidate that resembles it: what only that one found would have gains. Where a search explored, what the
+        champion had at these places would count as nothing, and explored results weighted by their inverse propensity
+        cost more precision than they bring.
         """
-        answered = tallies.filter(pl.col("release") == self._sides[0].release.id, "plain")
+        answered = tallies.filter(pl.col("release") == self._sides[0].release.id, pl.col("within").is_not_null())
         clusters = dict(answered.select("query", "cluster").unique().rows())
-        counts = counted(answered)
-        alive = {document_id: key for key, document_id in self._ids.items()}
-        judged = judged_queries(judge(counts, clicks), corrected_gains(counts, clicks), clusters, alive)
-        asked = [wordings[item.query] for item in judged]
-        first, second = ((side.shadow, side.queries(asked)) for side in self._sides)
-        return compare(judged, first, second, self._ids)
+        judgments = judge(counted(answered), clicks)
+        gains = corrected_gains(counted(answered, by=("within",)), clicks, by=("within",))
+        self._filters.look_at(answered)
+        judged = judged_queries(judgments, self._left(gains), clusters)
+        asked = [(wordings[item.query], item.within) for item in judged]
+        first, second = (find(side, asked, DEPTH, self._filters) for side in self._sides)
+        return compare(judged, self._named(first), self._named(second))
 
     def golden(self, golden: Golden) -> GoldenScores:
         first, second = (partial(self._find_ids, side) for side in self._sides)
@@ -72,7 +79,7 @@ class Contest:
 
     def guards(self, dials: Guards, queries: Collection[str], golden: GoldenScores | None) -> list[Guarded]:
         """`queries` are what people ask."""
-        first, second = (partial(_find, side) for side in self._sides)
+        first, second = (partial(self._find, side) for side in self._sides)
         champion, candidate = self._sides
         found = [
             retrieval("self-retrieval", titles(self._documents), first, second, dials.self_retrieval),
@@ -82,11 +89,37 @@ class Contest:
         ]
         return found if golden is None else [*found, golden_guard(golden, dials.golden)]
 
-    def _find_ids(self, side: Side, queries: Sequence[str]) -> list[list[str]]:
-        return [[self._ids[key] for key in keys] for keys in _find(side, queries)]
+    def _find(self, side: Side, queries: Sequence[str]) -> list[list[int]]:
+        return find(side, [(query, EVERYTHING) for query in queries], DEPTH, self._filters)
+
+    def _find_ids(self, side: Side, queries: Sequence[str]) -> list[Ranking]:
+        return self._named(self._find(side, queries))
+
+    def _left(self, gains: pl.DataFrame) -> pl.DataFrame:
+        """Those of documents that can still be found within the filter."""
+        ids = pl.Series(self._ids.values(), dtype=pl.String)
+        left = [gains.clear()]
+        for (within,), group in gains.group_by("within", maintain_order=True):
+            found = ids.gather(self._filters.rows(str(within), self._keys))
+            left.append(group.filter(pl.col("document_id").is_in(found.implode())))
+        return pl.concat(left)
+
+    def _named(self, found: Sequence[Sequence[int]]) -> list[Ranking]:
+        return [[self._ids[key] for key in keys] for keys in found]
 
 
-def _find(side: Side, queries: Sequence[str]) -> list[list[int]]:
-    """Keys of the best DEPTH documents of each query, best first."""
-    found: list[list[int]] = side.shadow.query(side.queries(queries), DEPTH)[0].tolist()
-    return found
+def find(side: Side, asked: Sequence[tuple[str, str]], depth: int, filters: Filters) -> list[list[int]]:
+    """Keys of the best `depth` documents for each text within a filter, best first."""
+    if not asked:
+        return []
+    texts = list(dict.fromkeys(text for text, _ in asked))
+    vectors = dict(zip(texts, side.queries(texts), strict=True))
+    places = defaultdict[str, list[int]](list)
+    for place, (_, within) in enumerate(asked):
+        places[within].append(place)
+    found: dict[int, list[int]] = {}
+    for within, those in places.items():
+        part = side if within == EVERYTHING else side.part(filters.rows(within, side.keys))
+        keys = part.shadow.query(np.stack([vectors[asked[place][0]] for place in those]), depth)[0]
+        found.update(zip(those, keys.tolist(), strict=True))
+    return [found[place] for place in range(len(asked))]

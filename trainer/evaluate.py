@@ -7,22 +7,21 @@ from typing import Any
 
 import ir_measures
 import numpy as np
+import orjson
 import polars as pl
 from ir_measures import RR, Qrel, R, ScoredDoc
-
-from ..retriever.shadow import ShadowIndex
-from ..retriever.types import Keys, Vectors
 
 DECIDES = "nDCG@10"
 METRICS = (DECIDES, "RR@10", "R@10")
 _AS_CLICKED = {RR @ 10: "RR@10", R @ 10: "R@10"}
 DEPTH = 10
+Ranking = list[str]  # document ids, best first
 CHOSEN = 0.5  # posterior relevance from which a document counts as what people chose
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A query that judges searched.
+    """A query that judges searched `within` a filter.
 
     `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
     because whoever asks looks for something, shown or not; `chosen`: documents that are probably relevant, with that
@@ -31,6 +30,7 @@ class Judged:
     """
 
     query: str
+    within: str
     cluster: str
     gains: dict[str, float]
     ideal: float
@@ -49,6 +49,7 @@ class Result:
     """
 
     query: str
+    within: str
     cluster: str
     champion: dict[str, float]  # metric → value
     candidate: dict[str, float]
@@ -64,23 +65,23 @@ class Result:
         return self.candidate[DECIDES] - self.champion[DECIDES]
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "within": orjson.loads(self.within) if self.within else None}
 
 
-def judged_queries(
-    judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mapping[str, str], alive: Mapping[str, int]
-) -> list[Judged]:
+def judged_queries(judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mapping[str, str]) -> list[Judged]:
     """Every query that judges searched, also without a click: leaving those out would favour what was shown on top.
 
-    `judgments` and `gains` hold the same pairs; documents that no longer exist are passed over.
+    `judgments` hold all pairs of `gains`, which are told apart by `within` too, and know only documents that can still
+    be found there.
     """
-    both = judgments.join(gains, on=["query", "document_id"]).filter(pl.col("document_id").is_in(list(alive)))
+    both = gains.join(judgments, on=["query", "document_id"]).sort("query", "within", "document_id")
     result = []
-    for (query,), group in both.sort("query", "document_id").group_by("query", maintain_order=True):
+    for (query, within), group in both.group_by("query", "within", maintain_order=True):
         relevance = dict(zip(group["document_id"], group["relevance"], strict=True))
         result.append(
             Judged(
                 query=str(query),
+                within=str(within),
                 cluster=clusters[str(query)],
                 gains=dict(zip(group["document_id"], group["gain"], strict=True)),
                 ideal=max(1.0, _dcg(sorted(relevance.values(), reverse=True)[:DEPTH])),
@@ -91,21 +92,17 @@ def judged_queries(
     return result
 
 
-def compare(
-    judged: Sequence[Judged],
-    champion: tuple[ShadowIndex, Vectors],
-    candidate: tuple[ShadowIndex, Vectors],
-    ids: Mapping[int, str],
-) -> list[Result]:
-    """Ranks the whole corpus exactly with both models; each comes with its vectors of the judged queries."""
+def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Sequence[Ranking]) -> list[Result]:
+    """Both models by the DEPTH documents that each finds best for every judged query."""
     if not judged:
         return []
-    runs = [_run(*side, ids) for side in (champion, candidate)]
+    runs = champion, candidate
     ideal = float(np.mean([item.ideal for item in judged]))
     scores = [_measure(judged, hits, ideal) for hits in runs]
     return [
         Result(
             query=item.query,
+            within=item.within,
             cluster=item.cluster,
             champion=scores[0][i],
             candidate=scores[1][i],
@@ -128,12 +125,7 @@ def _dcg(gains: Iterable[float]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
 
 
-def _run(index: ShadowIndex, vectors: Vectors, ids: Mapping[int, str]) -> list[list[str]]:
-    keys: Keys = index.query(vectors, DEPTH)[0]
-    return [[ids[int(key)] for key in row] for row in keys]
-
-
-def _measure(judged: Sequence[Judged], hits: Sequence[Sequence[str]], ideal: float) -> list[dict[str, float]]:
+def _measure(judged: Sequence[Judged], hits: Sequence[Ranking], ideal: float) -> list[dict[str, float]]:
     """Metrics per query. Corrected gains may be negative, which no library of metrics takes, so their DCG is summed
     here; the others come from ir-measures, with negative ranks as scores because trec_eval breaks ties by id.
     """

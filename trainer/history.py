@@ -30,9 +30,9 @@ from .snapshot import (
     read_searches,
 )
 from .split import number, numbers, split, who_judges
-from .tally import COUNTED, PAIR, fairly, less, plain, summed, tally
+from .tally import COUNTED, PAIR, fairly, less, summed, tally
 
-FORMAT = 3  # another number makes every history anew
+FORMAT = 4  # another number makes every history anew
 BLOCK = 100_000  # searches that are read together, so that memory is bounded
 MAX_SEARCHES = 10
 RECENT = 20_000  # searches that robots are told by, besides the new ones
@@ -47,7 +47,7 @@ SCHEMAS = {
             "gap": pl.Int8,
             "best": pl.Int32,
             "lead": pl.Int8,
-            "plain": pl.Boolean,
+            "within": pl.UInt64,
             **dict.fromkeys(COUNTED, pl.Int32),
         }
     ),
@@ -58,6 +58,7 @@ SCHEMAS = {
         {"query": pl.UInt64, "text": pl.String, "cluster": pl.UInt64, "searches": pl.Int64, "first": pl.Int64}
     ),
     "documents": pl.Schema({"document_id": pl.UInt64, "name": pl.String}),
+    "filters": pl.Schema({"within": pl.UInt64, "name": pl.String}),
 }
 
 
@@ -72,6 +73,7 @@ MERGES: dict[str, Merge] = {
     "people": lambda people: people,
     "wordings": _same_wordings,
     "documents": lambda documents: documents.unique(),
+    "filters": lambda filters: filters.unique(),
 }
 
 
@@ -115,12 +117,14 @@ class History:
     # What it knows
 
     def answered(self, part: int, release_id: str) -> pl.DataFrame:
-        """Tallies of what people of this part saw of the answers of this release in plain searches. Each query has its
-        `text`, and its `cluster`.
+        """Tallies of what people of this part saw of the answers of this release in searches that judge. Each query has
+        its `text`, and its `cluster`; `within` is the filter.
         """
         release = pl.col("release") == number(release_id)
-        found = self._kept.scan("tallies").filter(pl.col("part") == part, release, "plain")
+        found = self._kept.scan("tallies").filter(pl.col("part") == part, release, pl.col("within").is_not_null())
         named = self.named(summed(found.collect())).with_columns(release=pl.lit(release_id))
+        filters = self._kept.scan("filters").unique().collect()
+        named = named.join(filters, on="within").drop("within").rename({"name": "within"})
         queries = named["query"].unique()
         clusters = pl.Series([cluster_of(query) for query in queries], dtype=pl.String)
         return named.join(pl.DataFrame({"query": queries, "cluster": clusters}), on="query")
@@ -188,7 +192,7 @@ class History:
         now, then = (read_searches(self._database, again, event) for event in (tonight.event, before.event))
         judges, added = self._judges(new, now)
         changed = [self._tallied(pl.concat([fresh, now]), judges), less(self._tallied(then, judges))]
-        documents = fresh["document_id"].unique()
+        documents, filters = fresh["document_id"].unique(), fresh["within"].unique()
         found = {
             "tallies": summed(pl.concat(changed)),
             "visits": visits,
@@ -196,6 +200,7 @@ class History:
             "people": added,
             "wordings": _wordings(fresh),
             "documents": pl.DataFrame({"document_id": numbers(documents), "name": documents}),
+            "filters": pl.DataFrame({"within": numbers(filters), "name": filters}),
         }
         read = fingerprint(pl.concat([new, now]))
         state = {
@@ -257,7 +262,7 @@ class History:
 
     def _tallied(self, log: pl.DataFrame, judges: pl.DataFrame) -> pl.DataFrame:
         parted = split(log, judges, self._recipe.split)
-        texts = [numbers(parted[name]) for name in ("release", *PAIR, "person")]
+        texts = [numbers(parted[name]) for name in ("release", *PAIR, "person", "within")]
         return tally(parted.with_columns(texts), by=("part", "release"))
 
     def _report(
@@ -285,9 +290,8 @@ class History:
 
 def _visits_of(log: pl.DataFrame) -> pl.DataFrame:
     """`visit` and `search`, one row a search."""
-    told = log.with_columns(plain=plain(log))
-    searches = told.group_by("search").agg(pl.col("person", "query", "release", "plain").first())
-    names = searches.select(pl.concat_str("person", "query", "release", "plain", separator="\0")).to_series()
+    searches = log.group_by("search").agg(pl.col("person", "query", "release").first())
+    names = searches.select(pl.concat_str("person", "query", "release", separator="\0")).to_series()
     return searches.select(visit=numbers(names), search="search")
 
 

@@ -24,6 +24,7 @@ from .snapshot import cluster_of, commonest, wordings_of
 from .split import untaught
 from .steps import Steps
 from .tally import tally
+from .within import Filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Tonight:
     lessons: Lessons
     corpus: Corpus
     champion: Side
+    filters: Filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,13 @@ class Judge:
         """Why the candidate is not worth a look, or None, by the results on the development split, of few documents."""
         lessons, corpus = tonight.lessons, tonight.corpus
         part = lessons.screened
-        queries = [lessons.wordings[query] for query in part["query"].unique().sort()]
-        rows = screening_rows(corpus, tonight.champion, part, queries, self._recipe.seed)
+        filters = tonight.filters
+        rows = screening_rows(corpus, tonight.champion, part, lessons.wordings, filters, self._recipe.seed)
         some, began = corpus.part(rows), time.monotonic()
         candidate = self.side(some, release, tonight.steps, keep=True)
         seconds = time.monotonic() - began
-        results = Contest(some, tonight.champion.part(rows), candidate).results(part, lessons.clicks, lessons.wordings)
+        contest = Contest(some, tonight.champion.part(rows), candidate, filters)
+        results = contest.results(part, lessons.clicks, lessons.wordings)
         refused = screen(_sample(results))
         passed = refused is None
         if refused is not None and self._people_can_tell(tonight):
@@ -92,7 +95,7 @@ class Judge:
     def guards(self, tonight: Tonight, candidate: Side, part: str | None = None) -> list[Guarded]:
         """All guards, also written to `part` of the run's details."""
         run, lessons = tonight.run, tonight.lessons
-        contest = Contest(tonight.corpus, tonight.champion, candidate)
+        contest = Contest(tonight.corpus, tonight.champion, candidate, tonight.filters)
         golden = None if lessons.golden is None else contest.golden(lessons.golden)
         if golden is not None:
             self._runs.detail(run.id, part, golden=report.golden_json(golden, candidate.release.id))
@@ -104,7 +107,7 @@ class Judge:
     def judge(self, tonight: Tonight, candidate: Candidate) -> Decision:
         """By the results on the holdout. A candidate that breaks a guard spends no look there."""
         run, lessons = tonight.run, tonight.lessons
-        contest = Contest(tonight.corpus, tonight.champion, candidate.side)
+        contest = Contest(tonight.corpus, tonight.champion, candidate.side, tonight.filters)
         holdout = contest.results(lessons.holdout, lessons.clicks, lessons.wordings)
         slices = by_slice(holdout, lessons.holdout, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
@@ -126,7 +129,7 @@ class Judge:
     def hear(self, tonight: Tonight, followed: Followed, challenger: Side) -> Decision | None:
         """On the challenger after one more night, or None when it has ended meanwhile."""
         run = tonight.run
-        contest = Contest(tonight.corpus, tonight.champion, challenger)
+        contest = Contest(tonight.corpus, tonight.champion, challenger, tonight.filters)
         results: list[Result] = []
         if followed.judged_by != run.id:
             heard = self._listen(tonight, followed, challenger.release, contest)

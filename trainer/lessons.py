@@ -65,8 +65,7 @@ class Lessons:
         judging, least = self.holdout["cluster"].n_unique(), recipe.promotion.min_queries
         if judging < least:
             raise Undecidable(
-                f"{judging} query clusters judge, but at least {least} are needed: more different searches without a "
-                "filter will do"
+                f"{judging} query clusters judge, but at least {least} are needed: more different searches will do"
             )
 
 

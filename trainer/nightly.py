@@ -30,6 +30,7 @@ from .runs import MAX_ATTEMPTS, Run, Runs, decision_of
 from .snapshot import Bounds, bounds_now
 from .steps import Progress, Steps
 from .teach import Teacher, Watcher
+from .within import Filters
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Night:
     def run(self, run_id: str, show: Progress = lambda _step, _share: None) -> Run:
         """Runs or resumes, and returns the finished row: every failure ends there as a reason.
 
-        Raises Busy when another process is in the middle of a run.
+        Raises Busy when another process is in the middle of a run, or may be because the lock was lost.
         """
         if not self._lock.acquire():
             raise Busy(f"another nightly run is active ({self._lock.holder()})")
@@ -90,11 +91,14 @@ class Night:
         return self._runs.get(run_id)
 
     def _guarded(self, run: Run, show: Progress) -> None:
-        steps = Steps(self._runs, run.id, show, self._timings)
+        steps, ours = Steps(self._runs, run.id, show, self._timings), True
         try:
             if run.attempts > MAX_ATTEMPTS and run.outcome is None:
                 raise ClickLoopError(f"interrupted {MAX_ATTEMPTS} times; given up")
             self._learn_and_judge(run, steps)
+        except Busy:
+            ours = False  # whoever has the lock now goes on with this run and its files
+            raise
         except Skipped as reason:
             self._runs.finish(run.id, reason.outcome, [str(reason)])
         except Exception as error:
@@ -102,10 +106,11 @@ class Night:
             message = str(error) if isinstance(error, ClickLoopError) else f"{type(error).__name__}: {error}"
             self._runs.finish(run.id, "failed", [message])
         finally:
-            steps.end()
-            self._runs.detail(run.id, timings=self._timings)
-            report.write(self._folder / run.id, self._runs.get(run.id))
-            self._clean(run.id)
+            if ours:
+                steps.end()
+                self._runs.detail(run.id, timings=self._timings)
+                report.write(self._folder / run.id, self._runs.get(run.id))
+                self._clean(run.id)
 
     def _learn_and_judge(self, run: Run, steps: Steps) -> None:
         """The stages of a night, in order."""
@@ -131,7 +136,8 @@ class Night:
         steps.begin("embedding documents with the champion")
         corpus = read_corpus(self._documents)
         champion = self._judge.side(corpus, champion_release, steps, keep=False)
-        tonight = Tonight(run, steps, lessons, corpus, champion)
+        filters = Filters(corpus, self._folder / run.id, self._store.payload_indexes, steps.progress)
+        tonight = Tonight(run, steps, lessons, corpus, champion, filters)
         if (decided := run.details.get("decided")) is not None:
             # By an attempt that was interrupted. It stands: another look would need a level of its own.
             steps.begin("embedding documents with the candidate")
@@ -172,8 +178,14 @@ class Night:
         self._runs.finish(run.id, decision.outcome, [*decision.reasons, *followed_now])
 
     def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
-        if self._promoter.hand_over(run, steps, build_id):
+        if self._handed_over(run, steps, build_id):
             self._runs.finish(run.id, "promoted", self._runs.get(run.id).reasons)
+
+    def _handed_over(self, run: Run, steps: Steps, build_id: str) -> bool:
+        """Raises Busy where the lock went, as PostgreSQL's does with its session: another process may do all this."""
+        if not self._lock.held():
+            raise Busy(f"run {run.id} lost its lock before the switch and may go on in another process")
+        return self._promoter.hand_over(run, steps, build_id)
 
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
@@ -203,7 +215,7 @@ class Night:
         if decision is None or decision.outcome != "promoted":
             return False
         build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _asked(tonight))
-        if self._promoter.hand_over(run, steps, build_id):
+        if self._handed_over(run, steps, build_id):
             reasons = list(decision.reasons)
             if followed.build_id is not None and self._recipe.promotion.evaluation_traffic:
                 reasons += self._next(tonight, challenger, decision.reasons)
@@ -289,7 +301,9 @@ class Night:
         for release in self._releases.list():
             if release.id != followed:
                 self._releases.drop_unused(release.id)
-        shutil.rmtree(self._folder / run_id / "checkpoints", ignore_errors=True)
+        for path in (self._folder / run_id).iterdir():
+            if path.is_dir():  # checkpoints, and what a killed attempt left
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _asked(tonight: Tonight) -> list[str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, Select, case, func, select, text
+from sqlalchemy import ColumnElement, Connection, Select, Text, case, cast, func, select, text
 
 from ..retriever.database import Database, highest
 from ..retriever.schema import events, searches, shown
 
+EVERYTHING = ""  # the filter of searches without one
 CLICKS = ("click", "add_to_cart", "purchase")  # later actions follow a click
 SCHEMA = {
     "search": pl.Int64,
@@ -27,8 +28,9 @@ SCHEMA = {
     "clicked": pl.Boolean,
     "level": pl.Int64,  # of the furthest action: 0 none, then as in CLICKS from 1
     "cluster": pl.String,
-    "filtered": pl.Boolean,  # among a part of the documents
+    "within": pl.String,  # the filter as it was logged; empty: all documents
 }
+WITHIN = func.coalesce(cast(searches.c.filter, Text), EVERYTHING)
 # Who searched, as far as the app tells; without that every search is somebody else's.
 PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
 LEVEL = case({action: level for level, action in enumerate(CLICKS, 1)}, value=events.c.action)
@@ -98,9 +100,9 @@ def last_search(database: Database, number: int) -> str | None:
 
 def _log(connection: Connection, which: ColumnElement[bool], event: int) -> pl.DataFrame:
     c = searches.c
-    asked = select(c.seq, c.query, PERSON, c.arrived_at, c.release_id, c.filter.is_not(None)).where(which)
+    asked = select(c.seq, c.query, PERSON, c.arrived_at, c.release_id, WITHIN).where(which)
     texts_of = {"search": pl.Int64, "text": pl.String, "person": pl.String}
-    asked_of = {**texts_of, "day": pl.Float64, "release": pl.String, "filtered": pl.Boolean}
+    asked_of = {**texts_of, "day": pl.Float64, "release": pl.String, "within": pl.String}
     results = select(c.seq, shown.c.document_id, shown.c.rank, shown.c.ranker, shown.c.score)
     results = results.join(shown, shown.c.search_seq == c.seq).where(which).order_by(c.seq, shown.c.rank)
     place = {"search": pl.Int64, "document_id": pl.String}

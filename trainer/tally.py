@@ -4,12 +4,13 @@ import polars as pl
 
 from ..retriever.explore import EXPLORATION
 from .click_models import GAPS
+from .snapshot import EVERYTHING
 
 # Of one person's queries so many count: nobody is more than 2.5 % of a night of 4,000 searches.
 MAX_QUERIES = 100
 CART, PURCHASE = 2, 3  # levels of the log
 PAIR = ("query", "document_id")
-PLACE = ("rank", "gap", "best", "lead", "plain")
+PLACE = ("rank", "gap", "best", "lead", "within")
 COUNTED = ("views", "clicks", "carts", "purchases")
 MIN_LEFT = 0.05  # a list whose mean score is above 1 less this is full of copies of the query
 RANKS, DISTANCES = 2**20, 2**4  # more than there are of each
@@ -24,11 +25,12 @@ def tally(log: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
     """One row per `by`, PAIR and PLACE: how many people saw the document there (`views`), how many clicked (`clicks`),
     and how many of these clicks led to `carts` and `purchases`. `gap` is the distance to the last click above in the
     same search (0: none, at most GAPS - 1); `best` the best rank at which a ranker put the document before the same
-    people, or 0 where only exploration showed it; `lead` how far it stood out of its list, in tenths; `plain` says
-    whether their searches were (see there).
+    people, or 0 where only exploration showed it; `lead` how far it stood out of its list, in tenths; `within` is the
+    filter of searches that judge, and null for others (see `_judging`).
 
-    A person counts once for a pair (in plain searches, and in others), at the rank of the click or else at the best
-    rank shown, so that nobody gains weight by repeating. The tallies of different people add up.
+    A person counts once for a pair (in searches that judge, and in others), at the rank of the click or else at the
+    best rank shown, so that nobody gains weight by repeating, or by changing filters. The tallies of different people
+    add up.
     """
     own = _explored(log)
     level = pl.col("level") if "level" in log.columns else pl.col("clicked").cast(pl.Int64)
@@ -37,8 +39,8 @@ def tally(log: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
     people = (
         browsed(log)
         .with_columns(own=own, level=level)
-        .with_columns(plain=plain(log))
-        .group_by(*by, *PAIR, "person", "plain")
+        .with_columns(within=_judging(log, by))
+        .group_by(*by, *PAIR, "person", "within")
         .agg(
             place=place.min(),
             best=pl.when(~pl.col("own")).then("rank").min().fill_null(0),
@@ -70,23 +72,16 @@ def less(tallies: pl.DataFrame) -> pl.DataFrame:
     return tallies.with_columns(-pl.col(COUNTED))
 
 
-def counted(tallies: pl.DataFrame) -> pl.DataFrame:
-    """One row per (query, document, rank, gap), with the `best` rank and the largest `lead` of the pair."""
-    best = pl.when(pl.col("best") > 0).then("best").min().over(PAIR)
+def counted(tallies: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
+    """One row per (`by`, query, document, rank, gap), with the `best` rank and the largest `lead` of the pair."""
+    pair = (*by, *PAIR)
+    best = pl.when(pl.col("best") > 0).then("best").min().over(pair)
     return (
-        tallies.with_columns(best=best.fill_null(0), lead=pl.col("lead").max().over(PAIR))
-        .group_by(*PAIR, "rank", "gap", "best", "lead")
+        tallies.with_columns(best=best.fill_null(0), lead=pl.col("lead").max().over(pair))
+        .group_by(*pair, "rank", "gap", "best", "lead")
         .agg(pl.col(COUNTED).sum())
-        .sort(*PAIR, "rank", "gap")
+        .sort(*pair, "rank", "gap")
     )
-
-
-def plain(log: pl.DataFrame) -> pl.Expr:
-    """Whether the model ranked all documents for a search, and nothing else had a say: it did not explore, and had no
-    filter. Only such searches can be compared with another model's ranking.
-    """
-    filtered = pl.col("filtered") if "filtered" in log.columns else pl.lit(False)
-    return ~filtered & ~_explored(log).any().over("search")
 
 
 def fairly(log: pl.DataFrame) -> pl.DataFrame:
@@ -110,6 +105,16 @@ def browsed(log: pl.DataFrame) -> pl.DataFrame:
     distance = pl.when(search == pl.col("search")).then(pl.col("rank") - rank)
     lead = _lead() if "score" in log.columns else pl.lit(0, dtype=pl.Int8)
     return log.with_columns(gap=distance.clip(0, GAPS - 1).fill_null(0), lead=lead)
+
+
+def _judging(log: pl.DataFrame, by: tuple[str, ...]) -> pl.Expr:
+    """The filter of the searches that can be compared with another model's ranking, and null for others: those that
+    explored, and those in which somebody asked the same again within another filter. Their first one was chosen before
+    they saw anything, so what they found there has no say in it.
+    """
+    within = pl.col("within") if "within" in log.columns else pl.lit(EVERYTHING)
+    first = within.first().over(*by, "person", "query")
+    return pl.when(~_explored(log).any().over("search") & (within == first)).then(within)
 
 
 def _explored(log: pl.DataFrame) -> pl.Expr:

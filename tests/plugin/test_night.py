@@ -63,6 +63,26 @@ def test_a_night_learns_and_the_next_one_without_information_is_refused(
     loop.close()
 
 
+@pytest.mark.parametrize("sense", [True, False])
+def test_where_every_search_has_a_filter_models_are_judged_within_them(
+    sense: bool, prepared: Path, tmp_path: Path, lesson_settings: LessonSettings
+) -> None:
+    data = Path(shutil.copytree(prepared, tmp_path / "data"))
+    with ClickLoop(lesson_settings(data)) as loop:
+        loop.add_documents(documents(), wait=True)
+    loop = ClickLoop(lesson_settings(data))
+    teach(loop, sense=sense, filtered=True)
+    outcome = one_night(loop)
+    assert outcome.startswith("promoted") == sense, outcome
+    report = loop.reports.data(loop.runs.page()[0][0])
+    if sense:
+        assert report["metrics"]["delta"]["nDCG@10"] > 0.05
+        assert all(len(query["within"]["topic"]) > 1 for query in report["evidence"]["better"])
+        assert "within {" in loop.reports.html(loop.runs.page()[0][0])
+    assert not [path for path in (data / "runs").glob("*/*") if path.is_dir()]
+    loop.close()
+
+
 @pytest.mark.parametrize(("when", "step"), STEPS)
 def test_a_night_killed_goes_on_where_it_was(
     when: str, step: str, folder: Path, lesson_settings: LessonSettings
@@ -158,6 +178,25 @@ def test_only_one_night_at_a_time_whoever_starts_it(folder: Path, lesson_setting
     assert seen
     loop.close()
     other.close()
+
+
+def test_a_night_that_lost_its_lock_leaves_the_run_to_whoever_has_it(
+    folder: Path, lesson_settings: LessonSettings
+) -> None:
+    loop = ClickLoop(lesson_settings(folder))
+    run, before, night = loop.runs.queue("test"), loop.releases.live(), loop.night()
+
+    def lose(step: str, _share: float) -> None:
+        if step == "building the new index":
+            night._lock.release()  # as PostgreSQL does when a session ends
+
+    with pytest.raises(Busy, match=run.id):
+        night.run(run.id, lose)
+    assert loop.runs.get(run.id).state == "running"
+    assert loop.releases.live() == before
+    again = loop.run_night(run.id, lambda _step, _share: None)
+    assert (again.outcome, again.attempts) == ("promoted", 2), again.reasons
+    loop.close()
 
 
 def test_writes_while_a_night_builds_are_right_the_moment_it_is_live_and_searches_never_mix(  # noqa: PLR0915

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickloop.retriever.shadow import ShadowIndex
-from clickloop.retriever.types import Vectors
 from clickloop.trainer.evaluate import (
+    DEPTH,
     METRICS,
     Judged,
     Result,
@@ -22,41 +21,35 @@ from clickloop.trainer.evaluate import (
     visibility,
 )
 
+CLUSTERS = {"a": "A", "b": "B"}
 DOCUMENTS = [f"d{number}" for number in range(1, 13)]
-IDS = {100 + number: document_id for number, document_id in enumerate(DOCUMENTS)}
-Side = tuple[ShadowIndex, Vectors]
 
 
-def ranking(*best: str) -> Vectors:
-    """A query vector for which these documents come first; the others follow in their order."""
-    order = [*best, *(document_id for document_id in DOCUMENTS if document_id not in best)]
-    weights = np.array([len(DOCUMENTS) - order.index(document_id) for document_id in DOCUMENTS], dtype=np.float32)
-    scaled: Vectors = weights / np.linalg.norm(weights)
-    return scaled
-
-
-def side(*queries: Vectors) -> Side:
-    """Every document is one axis."""
-    axes = np.eye(len(DOCUMENTS), dtype=np.float32)
-    return ShadowIndex(np.array(list(IDS)), axes), np.stack(queries)
+def ranking(*best: str) -> list[str]:
+    """These documents come first; the others follow in their order."""
+    return [*best, *(document_id for document_id in DOCUMENTS if document_id not in best)][:DEPTH]
 
 
 def judged(gains: dict[str, float], query: str = "q", ideal: float = 1.0) -> Judged:
     chosen = {document_id: 0.9 for document_id, gain in gains.items() if gain >= 0.5}
-    return Judged(query, f"cluster of {query}", gains, ideal, chosen, visible=0.9)
+    return Judged(query, "", f"cluster of {query}", gains, ideal, chosen, visible=0.9)
 
 
 def one(gains: dict[str, float], *best: str) -> dict[str, float]:
     """The metrics of one query whose ranking begins with `best`."""
-    same = side(ranking(*best))
-    (result,) = compare([judged(gains)], same, same, IDS)
+    same = [ranking(*best)]
+    (result,) = compare([judged(gains)], same, same)
     assert result.champion == result.candidate
     return result.champion
 
 
+def gains_of(*rows: tuple[str, str, str, float]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["query", "within", "document_id", "gain"], orient="row")
+
+
 def result(delta: float, cluster: str = "c") -> Result:
     values = [dict.fromkeys(METRICS, 0.5 + sign * delta / 2) for sign in (-1, 1)]
-    return Result("q", cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5)
+    return Result("q", "", cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5)
 
 
 def test_gains_are_discounted_by_rank_and_may_be_negative() -> None:
@@ -81,7 +74,7 @@ def test_a_query_without_a_chosen_document_is_kept() -> None:
 
 
 def test_each_side_has_its_own_hits_and_the_difference_is_candidate_minus_champion() -> None:
-    (found,) = compare([judged({"d7": 1.0})], side(ranking("d1", "d7")), side(ranking("d7")), IDS)
+    (found,) = compare([judged({"d7": 1.0})], [ranking("d1", "d7")], [ranking("d7")])
     assert found.champion_hits[:2] == ["d1", "d7"]
     assert found.candidate_hits[0] == "d7"
     assert found.delta == pytest.approx(1 - 1 / log2(3))
@@ -89,19 +82,18 @@ def test_each_side_has_its_own_hits_and_the_difference_is_candidate_minus_champi
 
 def test_all_queries_share_one_scale() -> None:
     """The mean ideal: a query with little to find does not count as much as one with a lot."""
-    both = side(ranking("d1"), ranking("d2"))
-    results = compare([judged({"d1": 1.0}, "a", ideal=3.0), judged({"d2": 1.0}, "b", ideal=1.0)], both, both, IDS)
+    both = [ranking("d1"), ranking("d2")]
+    results = compare([judged({"d1": 1.0}, "a", ideal=3.0), judged({"d2": 1.0}, "b", ideal=1.0)], both, both)
     assert [found.champion["nDCG@10"] for found in results] == [pytest.approx(0.5)] * 2
 
 
 def test_nothing_judged_gives_no_results_no_evidence_and_a_summary_of_zeros() -> None:
-    empty = side(ranking("d1"))
-    assert compare([], empty, empty, IDS) == []
+    assert compare([], [], []) == []
     assert evidence([]) == []
     assert summary([], "champion") == dict.fromkeys(METRICS, 0.0)
 
 
-def test_queries_without_clicks_judge_too_and_vanished_documents_do_not() -> None:
+def test_queries_without_clicks_judge_too_and_documents_that_cannot_be_found_do_not() -> None:
     judgments = pl.DataFrame(
         {
             "query": ["a", "a", "b"],
@@ -109,8 +101,7 @@ def test_queries_without_clicks_judge_too_and_vanished_documents_do_not() -> Non
             "relevance": [0.9, 0.9, 0.1],
         }
     )
-    gains = pl.DataFrame({"query": ["a", "a", "b"], "document_id": ["d1", "gone", "d2"], "gain": [1.1, 1.0, -0.2]})
-    first, second = judged_queries(judgments, gains, {"a": "A", "b": "B"}, {"d1": 1, "d2": 2})
+    first, second = judged_queries(judgments, gains_of(("a", "", "d1", 1.1), ("b", "", "d2", -0.2)), CLUSTERS)
     assert (first.gains, first.chosen, first.cluster) == ({"d1": 1.1}, {"d1": 0.9}, "A")
     assert (second.gains, second.chosen, second.ideal) == ({"d2": -0.2}, {}, 1.0)
     assert (first.visible, second.visible) == (pytest.approx(0.9), pytest.approx(0.1))
@@ -129,14 +120,14 @@ def test_swapping_the_sides_turns_the_evidence_around(deltas: list[float]) -> No
 
 
 def test_a_result_can_be_written_to_a_report() -> None:
-    (found,) = compare([judged({"d1": 1.0})], side(ranking("d1")), side(ranking("d2")), IDS)
+    (found,) = compare([judged({"d1": 1.0})], [ranking("d1")], [ranking("d2")])
     assert orjson.loads(orjson.dumps(found.as_json()))["chosen"] == {"d1": 0.9}
 
 
 def test_what_cannot_be_seen_is_told() -> None:
     """A gain needs a relevant document that was shown, and hits that a judge was shown."""
     gains = dict.fromkeys(DOCUMENTS[:5], 0.1)
-    found = compare([judged(gains)], side(ranking(*DOCUMENTS)), side(ranking(*DOCUMENTS[::-1])), IDS)
+    found = compare([judged(gains)], [ranking(*DOCUMENTS)], [ranking(*DOCUMENTS[::-1])])
     assert visibility(found) == {
         "visible": pytest.approx(0.9),
         "champion_unseen": pytest.approx(0.5),
@@ -148,6 +139,16 @@ def test_what_cannot_be_seen_is_told() -> None:
 def test_several_uncertain_documents_make_a_relevant_one_probable() -> None:
     pairs = {"query": ["a", "a", "a"], "document_id": ["d1", "d2", "gone"]}
     judgments = pl.DataFrame({**pairs, "relevance": [0.5, 0.4, 1.0]})
-    gains = pl.DataFrame({**pairs, "gain": [0.1, 0.1, 0.1]})
-    (found,) = judged_queries(judgments, gains, {"a": "A"}, {"d1": 1, "d2": 2})
+    (found,) = judged_queries(judgments, gains_of(("a", "", "d1", 0.1), ("a", "", "d2", 0.1)), CLUSTERS)
     assert found.visible == pytest.approx(1 - 0.5 * 0.6)
+
+
+def test_a_query_is_judged_within_each_of_its_filters() -> None:
+    """Relevance is one thing wherever it was found; gains belong to what was shown."""
+    judgments = pl.DataFrame({"query": ["a", "a"], "document_id": ["d1", "d2"], "relevance": [0.9, 0.2]})
+    gains = gains_of(("a", "", "d1", 1.0), ("a", "", "d2", -0.1), ("a", '{"tenant": 1}', "d2", 0.5))
+    everywhere, within = judged_queries(judgments, gains, CLUSTERS)
+    assert (everywhere.within, everywhere.gains) == ("", {"d1": 1.0, "d2": -0.1})
+    assert (within.within, within.gains, within.chosen) == ('{"tenant": 1}', {"d2": 0.5}, {})
+    (found,) = compare([within], [ranking("d2")], [ranking("d1")])
+    assert found.as_json()["within"] == {"tenant": 1}

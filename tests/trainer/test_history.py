@@ -21,7 +21,7 @@ from clickloop.trainer.robots import Robots
 from clickloop.trainer.snapshot import bounds_now, cluster_of
 from clickloop.trainer.split import DEVELOPMENT, HOLDOUT, TRAINING, draw, number
 
-TABLES = ("tallies", "visits", "closed", "people", "wordings", "documents")
+TABLES = ("tallies", "visits", "closed", "people", "wordings", "documents", "filters")
 QUERIES = ("sort a map", "Sort  maps", "split a string", "join lists", "open a file")
 Table = list[tuple[Any, ...]]
 
@@ -105,7 +105,7 @@ def kept(history: History) -> dict[str, Table]:
     found = {}
     for table in TABLES:
         rows = module.MERGES[table](history._kept.scan(table).collect())
-        found[table] = sorted(rows.select(module.SCHEMAS[table].names()).rows())
+        found[table] = sorted(rows.select(module.SCHEMAS[table].names()).rows(), key=repr)  # with nulls
     return found
 
 
@@ -118,9 +118,9 @@ def views(history: History) -> dict[tuple[str, int, int], tuple[int, int]]:
 
 people, queries = st.sampled_from(["ann", "ben", "cid"]), st.sampled_from(QUERIES)
 pages = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)
-visits = st.tuples(
-    st.just("search"), people, queries, pages, st.sampled_from(["r1", "r2"]), st.none() | st.integers(1, 4)
-)
+releases, explored = st.sampled_from(["r1", "r2"]), st.none() | st.integers(1, 4)
+filters = st.sampled_from([None, None, {"tenant": 1}, {"tenant": 2}])
+visits = st.tuples(st.just("search"), people, queries, pages, releases, explored, filters)
 clicks = st.tuples(
     st.just("click"),
     st.integers(0, 30),
@@ -222,13 +222,26 @@ def test_searches_that_explored_do_not_judge(log: Log, tmp_path: Path) -> None:
     ]
 
 
-def test_searches_with_a_filter_teach_and_do_not_judge(log: Log, tmp_path: Path) -> None:
-    filtered = log.search("ann", "sort a map", ["c", "d"], filter={"tenant": 3})
-    log.click(filtered, "d")
-    log.search("ann", "sort a map", ["a", "b"])
+def test_people_judge_within_the_filter_that_they_asked_with_first(log: Log, tmp_path: Path) -> None:
+    """Whoever asks again within another one was not content with what they had found; it teaches all the same."""
+    log.search("ann", "sort a map", ["c", "d"], filter={"tenant": 3})
+    log.search("ben", "sort a map", ["a", "b"])
     history = log.history(tmp_path / "h")
-    assert set(history.answered(TRAINING, "r1")["document_id"]) == {"a", "b"}
-    assert set(history.named(history.liked())["document_id"]) == {"d"}
+    again = log.search("ann", "sort a map", ["a", "b"])
+    log.click(again, "b")
+    log.search("ann", "sort a map", ["d", "c"], filter={"tenant": 3})
+    history = log.history(tmp_path / "h")
+    judging = history.answered(TRAINING, "r1").select("within", "document_id", "rank", "views").sort(pl.all())
+    within = '{"tenant":3}'
+    assert judging.rows() == [("", "a", 1, 1), ("", "b", 2, 1), (within, "c", 1, 1), (within, "d", 1, 1)]
+    assert set(history.named(history.liked())["document_id"]) == {"b"}
+
+
+def test_nobody_gains_weight_by_changing_filters(log: Log, tmp_path: Path) -> None:
+    for tenant in range(5):
+        log.click(log.search("ann", "sort a map", ["a"], filter={"tenant": tenant}), "a")
+    history = log.history(tmp_path / "h")
+    assert history.seen(history.liked())["clicks"].sum() == 2, "once where it judges, and once elsewhere"
 
 
 def test_who_judged_first_never_teaches_in_a_later_night(log: Log, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from clickloop.retriever.database import Database
 from clickloop.retriever.log import SearchLog
 from clickloop.retriever.types import Event, Search, Shown, Who
 from clickloop.trainer.snapshot import (
+    EVERYTHING,
     Bounds,
     bounds_now,
     clicked_later,
@@ -41,7 +42,7 @@ COLUMNS = [
         "level",
     ),
     "cluster",
-    "filtered",
+    "within",
 ]
 DOCUMENTS = ("a", "b", "c")
 
@@ -105,7 +106,7 @@ def test_every_shown_result_is_one_row_in_the_order_shown(traffic: Traffic) -> N
 def test_searches_with_a_filter_are_told_from_others(traffic: Traffic) -> None:
     traffic.search("q1", shown=("a",))
     traffic.search("q2", shown=("b",), filter={"tenant": 3})
-    assert traffic.read().select("search", "filtered").rows() == [(1, False), (2, True)]
+    assert traffic.read().select("search", "within").rows() == [(1, EVERYTHING), (2, '{"tenant":3}')]
 
 
 def test_a_click_belongs_to_the_search_and_the_document_it_names(traffic: Traffic) -> None:
