@@ -43,6 +43,8 @@ def parse_filter(value: Mapping[str, Any] | None) -> Filter | None:
     """Raises InvalidInput that names the part that is wrong."""
     if not value:
         return None
+    if not isinstance(value, Mapping):
+        raise InvalidInput("filter", value, "give an object of fields and what they must be")
     if set(value) <= set(CLAUSES):
         clauses = {name: _clause(name, items) for name, items in value.items()}
     else:

@@ -68,8 +68,9 @@ def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
 
 
 def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...] = ()) -> pl.DataFrame:
-    """For every shown document of a query its `gain`, for each `by`: an estimate of its relevance whose expectation is
-    1 for a relevant and 0 for any other document, whatever the rank. Single estimates are noisy, and may be negative.
+    """For every shown document of a query, and each `by`, its views and its `gain`: an estimate of its relevance whose
+    expectation is 1 for a relevant and 0 for any other document, whatever the rank. Single estimates are noisy, and may
+    be negative.
 
     The affine correction (Vardasbi, Oosterhuis, de Rijke 2020), which is inverse propensity scoring (Joachims,
     Swaminathan, Schnabel 2017) where noise and trust are none: gain = Σ (clicks − wrong · views) / (right − wrong) / Σ
@@ -83,7 +84,7 @@ def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...]
     return (
         counts.with_columns(excess=pl.Series(excess, dtype=pl.Float64))
         .group_by(*by, *PAIR, maintain_order=True)
-        .agg(gain=pl.col("excess").sum() / pl.col("views").sum())
+        .agg(pl.col("views").sum(), gain=pl.col("excess").sum() / pl.col("views").sum())
         .sort(*by, *PAIR)
     )
 

@@ -61,14 +61,14 @@ class Contest:
         within, of searches that judge and that the champion answered. Results of another release would favour a
         candidate that resembles it: what only that one found would have gains. Where a search explored, what the
         champion had at these places would count as nothing, and explored results weighted by their inverse propensity
-        cost more precision than they bring.
+        cost more precision than they bring. Lists drafted with a challenger judge: they show both to the same depth.
         """
         answered = tallies.filter(pl.col("release") == self._sides[0].release.id, pl.col("within").is_not_null())
         clusters = dict(answered.select("query", "cluster").unique().rows())
         judgments = judge(counted(answered), clicks)
         gains = corrected_gains(counted(answered, by=("within",)), clicks, by=("within",))
         self._filters.look_at(answered)
-        judged = judged_queries(judgments, self._left(gains), clusters)
+        judged = judged_queries(judgments, self._findable(gains), clusters)
         asked = [(wordings[item.query], item.within) for item in judged]
         first, second = (find(side, asked, DEPTH, self._filters) for side in self._sides)
         return compare(judged, self._named(first), self._named(second))
@@ -95,14 +95,14 @@ class Contest:
     def _find_ids(self, side: Side, queries: Sequence[str]) -> list[Ranking]:
         return self._named(self._find(side, queries))
 
-    def _left(self, gains: pl.DataFrame) -> pl.DataFrame:
+    def _findable(self, gains: pl.DataFrame) -> pl.DataFrame:
         """Those of documents that can still be found within the filter."""
         ids = pl.Series(self._ids.values(), dtype=pl.String)
-        left = [gains.clear()]
+        findable = [gains.clear()]
         for (within,), group in gains.group_by("within", maintain_order=True):
             found = ids.gather(self._filters.rows(str(within), self._keys))
-            left.append(group.filter(pl.col("document_id").is_in(found.implode())))
-        return pl.concat(left)
+            findable.append(group.filter(pl.col("document_id").is_in(found.implode())))
+        return pl.concat(findable)
 
     def _named(self, found: Sequence[Sequence[int]]) -> list[Ranking]:
         return [[self._ids[key] for key in keys] for keys in found]
@@ -119,7 +119,12 @@ def find(side: Side, asked: Sequence[tuple[str, str]], depth: int, filters: Filt
         places[within].append(place)
     found: dict[int, list[int]] = {}
     for within, those in places.items():
-        part = side if within == EVERYTHING else side.part(filters.rows(within, side.keys))
-        keys = part.shadow.query(np.stack([vectors[asked[place][0]] for place in those]), depth)[0]
-        found.update(zip(those, keys.tolist(), strict=True))
+        queries = np.stack([vectors[asked[place][0]] for place in those])
+        found.update(zip(those, _find_within(side, queries, depth, within, filters), strict=True))
     return [found[place] for place in range(len(asked))]
+
+
+def _find_within(side: Side, queries: Vectors, depth: int, within: str, filters: Filters) -> list[list[int]]:
+    part = side if within == EVERYTHING else side.part(filters.rows(within, side.keys))
+    found: list[list[int]] = part.shadow.query(queries, depth)[0].tolist()
+    return found

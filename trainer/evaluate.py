@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import ir_measures
@@ -21,7 +22,7 @@ CHOSEN = 0.5  # posterior relevance from which a document counts as what people 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A query that judges searched `within` a filter.
+    """A query that judges searched `within` a filter; `share` of those who asked it did so within this one.
 
     `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
     because whoever asks looks for something, shown or not; `chosen`: documents that are probably relevant, with that
@@ -31,6 +32,7 @@ class Judged:
 
     query: str
     within: str
+    share: float
     cluster: str
     gains: dict[str, float]
     ideal: float
@@ -40,7 +42,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One judged query under both models.
+    """One judged query within one filter, under both models.
 
     nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for what
     was shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
@@ -50,6 +52,7 @@ class Result:
 
     query: str
     within: str
+    share: float
     cluster: str
     champion: dict[str, float]  # metric → value
     candidate: dict[str, float]
@@ -75,6 +78,9 @@ def judged_queries(judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mappi
     be found there.
     """
     both = gains.join(judgments, on=["query", "document_id"]).sort("query", "within", "document_id")
+    askers = both.group_by("query", "within").agg(pl.col("views").max())
+    shares = askers.select("query", "within", pl.col("views") / pl.col("views").sum().over("query"))
+    share_of = {(query, within): share for query, within, share in shares.rows()}
     result = []
     for (query, within), group in both.group_by("query", "within", maintain_order=True):
         relevance = dict(zip(group["document_id"], group["relevance"], strict=True))
@@ -82,6 +88,7 @@ def judged_queries(judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mappi
             Judged(
                 query=str(query),
                 within=str(within),
+                share=share_of[query, within],
                 cluster=clusters[str(query)],
                 gains=dict(zip(group["document_id"], group["gain"], strict=True)),
                 ideal=max(1.0, _dcg(sorted(relevance.values(), reverse=True)[:DEPTH])),
@@ -97,12 +104,13 @@ def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Se
     if not judged:
         return []
     runs = champion, candidate
-    ideal = float(np.mean([item.ideal for item in judged]))
+    ideal = float(np.average([item.ideal for item in judged], weights=[item.share for item in judged]))
     scores = [_measure(judged, hits, ideal) for hits in runs]
     return [
         Result(
             query=item.query,
             within=item.within,
+            share=item.share,
             cluster=item.cluster,
             champion=scores[0][i],
             candidate=scores[1][i],
@@ -150,18 +158,20 @@ def evidence(results: Sequence[Result]) -> list[float]:
 
 
 def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
-    """The mean of the value over the queries of each cluster."""
-    clusters: dict[str, list[float]] = {}
+    """The mean of the value over the queries of each cluster, in which the filters of one count by their askers."""
+    clusters: dict[str, list[Result]] = {}
     for result in results:
-        clusters.setdefault(result.cluster, []).append(value(result))
-    return [float(np.mean(values)) for values in clusters.values()]
+        clusters.setdefault(result.cluster, []).append(result)
+    return [_mean(found, value) for found in clusters.values()]
 
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:
     """Means of every metric of "champion" or "candidate" over the queries that have it."""
-    found = [getattr(result, side) for result in results]
-    means = {name: [values[name] for values in found if name in values] for name in METRICS}
-    return {name: float(np.mean(values)) if values else 0.0 for name, values in means.items()}
+    with_metric = {name: [result for result in results if name in getattr(result, side)] for name in METRICS}
+    return {
+        name: _mean(found, lambda result: getattr(result, side)[name]) if found else 0.0  # noqa: B023
+        for name, found in with_metric.items()
+    }
 
 
 def visibility(results: Sequence[Result]) -> dict[str, float]:
@@ -171,4 +181,9 @@ def visibility(results: Sequence[Result]) -> dict[str, float]:
     if not results:
         return {}
     names = ("visible", "champion_unseen", "candidate_unseen")
-    return {name: float(np.mean([getattr(result, name) for result in results])) for name in names}
+    return {name: _mean(results, attrgetter(name)) for name in names}
+
+
+def _mean(results: Sequence[Result], value: Callable[[Result], float]) -> float:
+    """Over the queries."""
+    return float(np.average([value(result) for result in results], weights=[result.share for result in results]))

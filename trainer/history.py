@@ -29,12 +29,13 @@ from .snapshot import (
     read_log,
     read_searches,
 )
-from .split import number, numbers, split, who_judges
-from .tally import COUNTED, PAIR, fairly, less, summed, tally
+from .split import DEVELOPMENT, HOLDOUT, number, numbers, split, who_judges
+from .tally import COUNTED, PAIR, fairly, judging, less, summed, tally
 
 FORMAT = 4  # another number makes every history anew
 BLOCK = 100_000  # searches that are read together, so that memory is bounded
 MAX_SEARCHES = 10
+JUDGED = (DEVELOPMENT, HOLDOUT)  # parts whose searches are compared with a ranking
 RECENT = 20_000  # searches that robots are told by, besides the new ones
 SCHEMAS = {
     "tallies": pl.Schema(
@@ -117,13 +118,13 @@ class History:
     # What it knows
 
     def answered(self, part: int, release_id: str) -> pl.DataFrame:
-        """Tallies of what people of this part saw of the answers of this release in searches that judge. Each query has
-        its `text`, and its `cluster`; `within` is the filter.
+        """Tallies of what people of this part, one of JUDGED, saw of the answers of this release in searches that
+        judge. Each query has its `text`, and its `cluster`; `within` is the filter.
         """
         release = pl.col("release") == number(release_id)
         found = self._kept.scan("tallies").filter(pl.col("part") == part, release, pl.col("within").is_not_null())
         named = self.named(summed(found.collect())).with_columns(release=pl.lit(release_id))
-        filters = self._kept.scan("filters").unique().collect()
+        filters = self._kept.scan("filters").join(named.lazy(), on="within", how="semi").unique().collect()
         named = named.join(filters, on="within").drop("within").rename({"name": "within"})
         queries = named["query"].unique()
         clusters = pl.Series([cluster_of(query) for query in queries], dtype=pl.String)
@@ -162,8 +163,11 @@ class History:
         return self._impressions(self._kept.scan("visits").select(pl.col("search").top_k(searches)))
 
     def since(self, search: int) -> pl.DataFrame:
-        """The impressions of all later searches."""
-        return self._impressions(self._kept.scan("visits").filter(pl.col("search") > search).select("search"))
+        """The impressions of all later searches, `judging` by the whole visits that they belong to."""
+        visits = self._kept.scan("visits")
+        later = visits.filter(pl.col("search") > search).select("visit").unique()
+        whole = self._impressions(visits.join(later, on="visit", how="semi").select("search"))
+        return judging(whole, by=("release",)).filter(pl.col("search") > search)
 
     def _impressions(self, which: pl.LazyFrame) -> pl.DataFrame:
         return read_searches(self._database, which.collect()["search"].sort().to_list(), self.bounds.event)
@@ -263,7 +267,9 @@ class History:
     def _tallied(self, log: pl.DataFrame, judges: pl.DataFrame) -> pl.DataFrame:
         parted = split(log, judges, self._recipe.split)
         texts = [numbers(parted[name]) for name in ("release", *PAIR, "person", "within")]
-        return tally(parted.with_columns(texts), by=("part", "release"))
+        numbered = parted.with_columns(texts)
+        judged = pl.when(pl.col("part").is_in(JUDGED)).then("within")  # else a row for each filter would serve nobody
+        return tally(numbered.with_columns(within=judged), by=("part", "release"))
 
     def _report(
         self, tonight: Bounds, new: pl.DataFrame, honest: pl.DataFrame, judges: pl.DataFrame, robots: Robots

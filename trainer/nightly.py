@@ -78,7 +78,7 @@ class Night:
     def run(self, run_id: str, show: Progress = lambda _step, _share: None) -> Run:
         """Runs or resumes, and returns the finished row: every failure ends there as a reason.
 
-        Raises Busy when another process is in the middle of a run, or may be because the lock was lost.
+        Raises Busy when another process is in the middle of a run, or may be since the lock was lost.
         """
         if not self._lock.acquire():
             raise Busy(f"another nightly run is active ({self._lock.holder()})")
@@ -91,22 +91,27 @@ class Night:
         return self._runs.get(run_id)
 
     def _guarded(self, run: Run, show: Progress) -> None:
-        steps, ours = Steps(self._runs, run.id, show, self._timings), True
+        def check() -> None:
+            if not self._lock.held():  # PostgreSQL's goes with its session
+                raise Busy(f"run {run.id} lost its lock and may go on in another process")
+
+        steps = Steps(self._runs, run.id, show, self._timings, check)
         try:
             if run.attempts > MAX_ATTEMPTS and run.outcome is None:
                 raise ClickLoopError(f"interrupted {MAX_ATTEMPTS} times; given up")
             self._learn_and_judge(run, steps)
         except Busy:
-            ours = False  # whoever has the lock now goes on with this run and its files
             raise
         except Skipped as reason:
+            check()
             self._runs.finish(run.id, reason.outcome, [str(reason)])
         except Exception as error:
+            check()
             log.exception("run %s failed", run.id)
             message = str(error) if isinstance(error, ClickLoopError) else f"{type(error).__name__}: {error}"
             self._runs.finish(run.id, "failed", [message])
         finally:
-            if ours:
+            if self._lock.held():  # otherwise whoever has it goes on with this run and its files
                 steps.end()
                 self._runs.detail(run.id, timings=self._timings)
                 report.write(self._folder / run.id, self._runs.get(run.id))
@@ -178,14 +183,8 @@ class Night:
         self._runs.finish(run.id, decision.outcome, [*decision.reasons, *followed_now])
 
     def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
-        if self._handed_over(run, steps, build_id):
+        if self._promoter.hand_over(run, steps, build_id):
             self._runs.finish(run.id, "promoted", self._runs.get(run.id).reasons)
-
-    def _handed_over(self, run: Run, steps: Steps, build_id: str) -> bool:
-        """Raises Busy where the lock went, as PostgreSQL's does with its session: another process may do all this."""
-        if not self._lock.held():
-            raise Busy(f"run {run.id} lost its lock before the switch and may go on in another process")
-        return self._promoter.hand_over(run, steps, build_id)
 
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
@@ -215,7 +214,7 @@ class Night:
         if decision is None or decision.outcome != "promoted":
             return False
         build_id = followed.build_id or self._promoter.build(run, steps, corpus, challenger, _asked(tonight))
-        if self._handed_over(run, steps, build_id):
+        if self._promoter.hand_over(run, steps, build_id):
             reasons = list(decision.reasons)
             if followed.build_id is not None and self._recipe.promotion.evaluation_traffic:
                 reasons += self._next(tonight, challenger, decision.reasons)

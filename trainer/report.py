@@ -114,7 +114,7 @@ def metrics_json(results: Sequence[Result], decision: Decision) -> dict[str, Any
         "delta": {name: candidate[name] - champion[name] for name in champion},
         "interval": [found.low, found.high] if found.n > 1 else None,
         "clusters": found.n,
-        "queries": len(results),
+        "queries": len({result.query for result in results}),
         "p_value": decision.p_value,
         "level": decision.level,
         "look": decision.look,

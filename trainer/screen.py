@@ -9,6 +9,7 @@ import polars as pl
 from ..retriever.types import Keys
 from .contest import Side, find
 from .corpus import Corpus
+from .evaluate import DEPTH
 from .within import Filters
 
 POOLED = 50  # documents that the champion finds best for a query of the development split
@@ -25,7 +26,8 @@ def screening_rows(
     shown = [rows[id_] for id_ in seen["document_id"].unique().to_list() if id_ in rows]
     filters.look_at(seen)
     asked = seen.select("query", "within").unique().sort("query", "within").rows()
-    found = find(champion, [(wordings[query], within) for query, within in asked], POOLED, filters)
+    depth = max(POOLED * seen["query"].n_unique() // max(len(asked), 1), DEPTH)  # many filters would pool everything
+    found = find(champion, [(wordings[query], within) for query, within in asked], depth, filters)
     pooled = np.searchsorted(corpus.keys, sorted({key for keys in found for key in keys})).tolist()
     sampled = np.random.default_rng(seed).permutation(len(rows))[:SAMPLED].tolist()
     return np.array(sorted({*shown, *pooled, *sampled}), dtype=np.int64)

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import polars as pl
 from sqlalchemy import ColumnElement, Connection, Select, Text, case, cast, func, select, text
 
 from ..retriever.database import Database, highest
+from ..retriever.errors import InvalidInput
+from ..retriever.filters import Filter, parse_filter
 from ..retriever.schema import events, searches, shown
 
 EVERYTHING = ""  # the filter of searches without one
@@ -28,7 +31,7 @@ SCHEMA = {
     "clicked": pl.Boolean,
     "level": pl.Int64,  # of the furthest action: 0 none, then as in CLICKS from 1
     "cluster": pl.String,
-    "within": pl.String,  # the filter as it was logged; empty: all documents
+    "within": pl.String,  # the filter, see `canonical`; EVERYTHING where there was none
 }
 WITHIN = func.coalesce(cast(searches.c.filter, Text), EVERYTHING)
 # Who searched, as far as the app tells; without that every search is somebody else's.
@@ -112,6 +115,10 @@ def _log(connection: Connection, which: ColumnElement[bool], event: int) -> pl.D
     people = _frame(connection, asked, asked_of)
     levels = _frame(connection, clicks, {**place, "level": pl.Int64}).group_by(*place).max()
     texts = people.select(pl.col("text").unique())
+    filters = people["within"].unique()
+    people = people.with_columns(
+        pl.col("within").replace_strict(filters, pl.Series(map(canonical, filters), dtype=pl.String))
+    )
     named = texts.with_columns(
         query=pl.Series([normalised(words) for words in texts["text"]], dtype=pl.String),
         cluster=pl.Series([cluster_of(words) for words in texts["text"]], dtype=pl.String),
@@ -160,10 +167,30 @@ def cluster_of(query: str) -> str:
     return " ".join(sorted(set(kept))) or " ".join(sorted(words)) or text
 
 
+def canonical(within: str) -> str:
+    """The same text for filters that differ only in the order of their parts."""
+    try:
+        found = orjson.loads(within) if within else None
+        if parse_filter(found) in (None, Filter()):
+            return EVERYTHING
+    except (ValueError, InvalidInput):
+        return within  # it was accepted once, and is not any more
+    return orjson.dumps(_in_order(found), option=orjson.OPT_SORT_KEYS).decode()
+
+
 def fingerprint(log: pl.DataFrame) -> str:
     """SHA-256 of the impressions and clicks, so that a report says which data a run saw."""
     rows = log.select("search", "rank", "document_id", "level").hash_rows(seed=0)
     return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
+
+
+def _in_order(value: Any) -> Any:
+    """JSON whose lists are sets."""
+    if isinstance(value, dict):
+        return {name: _in_order(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return sorted(map(_in_order, value), key=lambda part: orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+    return value
 
 
 def _is_of_word(letter: str) -> bool:

@@ -26,7 +26,7 @@ def tally(log: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
     and how many of these clicks led to `carts` and `purchases`. `gap` is the distance to the last click above in the
     same search (0: none, at most GAPS - 1); `best` the best rank at which a ranker put the document before the same
     people, or 0 where only exploration showed it; `lead` how far it stood out of its list, in tenths; `within` is the
-    filter of searches that judge, and null for others (see `_judging`).
+    filter of searches that judge, and null for others (see `judging`).
 
     A person counts once for a pair (in searches that judge, and in others), at the rank of the click or else at the
     best rank shown, so that nobody gains weight by repeating, or by changing filters. The tallies of different people
@@ -37,9 +37,8 @@ def tally(log: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
     # One number, the smallest where the person counts.
     place = ((~pl.col("clicked")).cast(pl.Int64) * RANKS + pl.col("rank")) * DISTANCES + pl.col("gap")
     people = (
-        browsed(log)
+        judging(browsed(log), by)
         .with_columns(own=own, level=level)
-        .with_columns(within=_judging(log, by))
         .group_by(*by, *PAIR, "person", "within")
         .agg(
             place=place.min(),
@@ -96,6 +95,20 @@ def fairly(log: pl.DataFrame) -> pl.DataFrame:
     return log.filter(~pl.col("person").is_in(busy.implode()) | (place <= MAX_QUERIES))
 
 
+def judging(log: pl.DataFrame, by: tuple[str, ...] = ()) -> pl.DataFrame:
+    """The log, sorted by search, with null in `within` for searches that cannot be compared with another model's
+    ranking: those that explored, and those in which somebody asked the same again (of the same `by`) within another
+    filter. Their first one was chosen before they saw anything, so what they found has no say in it. Doing it again,
+    also with a part of these searches, changes nothing.
+    """
+    within = pl.col("within") if "within" in log.columns else pl.lit(EVERYTHING)
+    first = pl.col("within").drop_nulls().first().over(*by, "person", "query")
+    told = log.with_columns(within=within)
+    return told.with_columns(
+        within=pl.when(~_explored(log).any().over("search") & (pl.col("within") == first)).then("within")
+    )
+
+
 def browsed(log: pl.DataFrame) -> pl.DataFrame:
     """The log sorted by search and rank, with what each result follows in its search: the last click above, at a
     distance of `gap` (see GAPS); and how far it stands out of its list (`lead`).
@@ -105,16 +118,6 @@ def browsed(log: pl.DataFrame) -> pl.DataFrame:
     distance = pl.when(search == pl.col("search")).then(pl.col("rank") - rank)
     lead = _lead() if "score" in log.columns else pl.lit(0, dtype=pl.Int8)
     return log.with_columns(gap=distance.clip(0, GAPS - 1).fill_null(0), lead=lead)
-
-
-def _judging(log: pl.DataFrame, by: tuple[str, ...]) -> pl.Expr:
-    """The filter of the searches that can be compared with another model's ranking, and null for others: those that
-    explored, and those in which somebody asked the same again within another filter. Their first one was chosen before
-    they saw anything, so what they found there has no say in it.
-    """
-    within = pl.col("within") if "within" in log.columns else pl.lit(EVERYTHING)
-    first = within.first().over(*by, "person", "query")
-    return pl.when(~_explored(log).any().over("search") & (within == first)).then(within)
 
 
 def _explored(log: pl.DataFrame) -> pl.Expr:

@@ -1,6 +1,7 @@
 """Which searches judge a candidate."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -99,16 +100,30 @@ def test_what_a_filter_no_longer_leaves_counts_as_nothing() -> None:
     assert found.champion_hits == hits
     assert found.champion["nDCG@10"] > 0
     assert judged(search(1, "d2", within=LATE)) == {}, "none of these"
-    assert judged(search(1, "d2", within='{"none of": "these"}')) == {}
+    assert judged(search(1, "d2", within='{"late": "no"}')) == {}
 
 
-def test_a_filter_that_is_not_understood_keeps_no_other_from_judging() -> None:
-    broken, within = search(1, "d20", within='{"late": {}}', first=20), search(2, "d20", within=LATE, first=20)
+@pytest.mark.parametrize("odd", ['{"late": {}}', '{"late": {"gte": "soon"}}', "[1]", "5", "not JSON"])
+def test_a_filter_that_is_not_understood_keeps_no_other_from_judging(odd: str) -> None:
+    broken, within = search(1, "d20", within=odd, first=20), search(2, "d20", within=LATE, first=20)
     assert judged(broken, within, first=25) == pytest.approx(judged(within, first=25))
 
 
-def test_of_too_many_filters_the_commonest_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHECKS", COUNT)
+def test_an_index_says_what_a_field_is(tmp_path: Path) -> None:
+    """As where the product searches: by one for integers there is no 2.5."""
+    documents = [Document(f"d{key}", payload={"size": key / 2, "also": "text"}) for key in range(COUNT)]
+    stored = [StoredDocument(key, 1, False, document) for key, document in enumerate(documents)]
+    within = '{"size":{"gt":2}}'
+    for indexes, first in (({}, 5), ({"size": "integer"}, 6)):
+        filters = Filters(Corpus(1, stored, KEYS), tmp_path, indexes)
+        filters.look_at(tally(search(1, "d5", within=within), by=("release", "cluster")))
+        assert filters.rows(within, KEYS)[0] == first
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", ["CHECKS", "MOST"])
+def test_of_too_many_filters_those_with_the_most_searches_judge(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, limit, COUNT if limit == "CHECKS" else 1)
     rare, common = '{"late": false}', LATE
     searches = [search(1, "d2", within=rare), *(search(n, "d20", within=common, first=20) for n in (2, 3))]
     assert {within for _, within in judged(*searches, search(4, "d2"))} == {common, EVERYTHING}

@@ -1,5 +1,6 @@
 """Metrics and evidence, compared with numbers worked out by hand."""
 
+from dataclasses import replace
 from math import log2
 
 import numpy as np
@@ -32,7 +33,7 @@ def ranking(*best: str) -> list[str]:
 
 def judged(gains: dict[str, float], query: str = "q", ideal: float = 1.0) -> Judged:
     chosen = {document_id: 0.9 for document_id, gain in gains.items() if gain >= 0.5}
-    return Judged(query, "", f"cluster of {query}", gains, ideal, chosen, visible=0.9)
+    return Judged(query, "", 1.0, f"cluster of {query}", gains, ideal, chosen, visible=0.9)
 
 
 def one(gains: dict[str, float], *best: str) -> dict[str, float]:
@@ -43,13 +44,14 @@ def one(gains: dict[str, float], *best: str) -> dict[str, float]:
     return result.champion
 
 
-def gains_of(*rows: tuple[str, str, str, float]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=["query", "within", "document_id", "gain"], orient="row")
+def gains_of(*rows: tuple[str, str, str, float], views: int = 1) -> pl.DataFrame:
+    gains = pl.DataFrame(rows, schema=["query", "within", "document_id", "gain"], orient="row")
+    return gains.with_columns(views=views)
 
 
-def result(delta: float, cluster: str = "c") -> Result:
+def result(delta: float, cluster: str = "c", query: str = "q", share: float = 1.0) -> Result:
     values = [dict.fromkeys(METRICS, 0.5 + sign * delta / 2) for sign in (-1, 1)]
-    return Result("q", "", cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5)
+    return Result(query, "", share, cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5)
 
 
 def test_gains_are_discounted_by_rank_and_may_be_negative() -> None:
@@ -110,6 +112,30 @@ def test_queries_without_clicks_judge_too_and_documents_that_cannot_be_found_do_
 def test_a_cluster_is_one_value_however_many_queries_it_has() -> None:
     found = evidence([result(0.2, "one"), result(0.4, "one"), result(-0.1, "other")])
     assert found == [pytest.approx(0.3), pytest.approx(-0.1)]
+
+
+def test_the_filters_of_a_query_count_by_those_who_asked_within_them() -> None:
+    """One person in a filter of their own has no more say than anybody else."""
+    judgments = pl.DataFrame({"query": ["a", "a"], "document_id": ["d1", "d2"], "relevance": [0.9, 0.2]})
+    many = gains_of(("a", "", "d1", 1.0), ("a", "", "d2", 1.0), views=99)
+    gains = pl.concat([many, gains_of(("a", "{}", "d2", 5.0))])
+    assert [found.share for found in judged_queries(judgments, gains, CLUSTERS)] == [0.99, 0.01]
+    within = [result(-0.1, share=0.99), result(0.9, share=0.01)]
+    assert evidence(within) == [pytest.approx(-0.09)]
+    assert evidence([*within, result(0.29, query="another")]) == [pytest.approx(0.1)], "queries count alike"
+    delta = summary(within, "candidate")["nDCG@10"] - summary(within, "champion")["nDCG@10"]
+    assert delta == pytest.approx(-0.09)
+
+
+def test_the_scale_does_not_depend_on_how_many_filters_a_query_had() -> None:
+    popular = replace(judged({"d1": 1.0}, "a", ideal=3.0), share=0.1)
+    parts = [replace(popular, within=str(part)) for part in range(10)]
+    one, ten = (
+        compare([judged({"d2": 1.0}, "b"), *those], *[[ranking("d2"), *[ranking("d1")] * len(those)]] * 2)
+        for those in ([replace(popular, share=1.0)], parts)
+    )
+    assert one[0].champion["nDCG@10"] == pytest.approx(0.5)
+    assert ten[0].champion["nDCG@10"] == pytest.approx(0.5)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=20))

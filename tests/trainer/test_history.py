@@ -18,11 +18,15 @@ from clickloop.trainer import segments
 from clickloop.trainer.history import MAX_SEARCHES, History
 from clickloop.trainer.recipe import Mining, Recipe, Split
 from clickloop.trainer.robots import Robots
-from clickloop.trainer.snapshot import bounds_now, cluster_of
+from clickloop.trainer.snapshot import EVERYTHING, bounds_now, cluster_of
 from clickloop.trainer.split import DEVELOPMENT, HOLDOUT, TRAINING, draw, number
+from clickloop.trainer.tally import judging
 
 TABLES = ("tallies", "visits", "closed", "people", "wordings", "documents", "filters")
-QUERIES = ("sort a map", "Sort  maps", "split a string", "join lists", "open a file")
+BOTH = Split().holdout + Split().development
+TEXTS = [f"question {number}" for number in range(99)]
+DEVELOPED = next(text for text in TEXTS if Split().holdout < draw(cluster_of(text)) < BOTH)
+QUERIES = (DEVELOPED, "sort a map", "Sort  maps", "split a string", "join lists", "open a file")
 Table = list[tuple[Any, ...]]
 
 
@@ -204,56 +208,75 @@ def test_a_person_who_comes_back_counts_once_and_where_they_clicked(log: Log, tm
 
 
 def test_what_was_asked_of_another_release_is_another_visit(log: Log, tmp_path: Path) -> None:
-    log.search("ann", "sort a map", ["a"], "r1")
-    log.search("ann", "sort a map", ["a"], "r2")
+    log.search("ann", DEVELOPED, ["a"], "r1")
+    log.search("ann", DEVELOPED, ["a"], "r2")
     history = log.history(tmp_path / "h")
     assert views(history) == {("a", 1, 0): (2, 0)}
-    assert {len(history.answered(TRAINING, release)) for release in ("r1", "r2")} == {1}
-    assert history.answered(TRAINING, "r3").is_empty()
+    assert {len(history.answered(DEVELOPMENT, release)) for release in ("r1", "r2")} == {1}
+    assert history.answered(DEVELOPMENT, "r3").is_empty()
 
 
 def test_searches_that_explored_do_not_judge(log: Log, tmp_path: Path) -> None:
-    log.search("ann", "sort a map", ["a", "b"], explored=2)
-    log.search("ben", "sort a map", ["a", "c"])
-    found = log.history(tmp_path / "h").answered(TRAINING, "r1")
+    log.search("ann", DEVELOPED.upper(), ["a", "b"], explored=2)
+    log.search("ben", DEVELOPED.upper(), ["a", "c"])
+    found = log.history(tmp_path / "h").answered(DEVELOPMENT, "r1")
     assert sorted(found.select("query", "text", "document_id", "views", "best").rows()) == [
-        ("sort a map", "sort a map", "a", 1, 1),
-        ("sort a map", "sort a map", "c", 1, 2),
+        (DEVELOPED, DEVELOPED.upper(), "a", 1, 1),
+        (DEVELOPED, DEVELOPED.upper(), "c", 1, 2),
     ]
 
 
 def test_people_judge_within_the_filter_that_they_asked_with_first(log: Log, tmp_path: Path) -> None:
     """Whoever asks again within another one was not content with what they had found; it teaches all the same."""
-    log.search("ann", "sort a map", ["c", "d"], filter={"tenant": 3})
-    log.search("ben", "sort a map", ["a", "b"])
+    log.search("ann", DEVELOPED, ["c", "d"], filter={"tenant": 3})
+    night = log.search("ben", DEVELOPED, ["a", "b"])
     history = log.history(tmp_path / "h")
-    again = log.search("ann", "sort a map", ["a", "b"])
+    again = log.search("ann", DEVELOPED, ["a", "b"])
     log.click(again, "b")
-    log.search("ann", "sort a map", ["d", "c"], filter={"tenant": 3})
+    log.search("ann", DEVELOPED, ["d", "c"], filter={"tenant": 3})
+    log.search("cid", DEVELOPED, ["b"], filter={"tenant": 4})
     history = log.history(tmp_path / "h")
-    judging = history.answered(TRAINING, "r1").select("within", "document_id", "rank", "views").sort(pl.all())
-    within = '{"tenant":3}'
-    assert judging.rows() == [("", "a", 1, 1), ("", "b", 2, 1), (within, "c", 1, 1), (within, "d", 1, 1)]
+    judged = history.answered(DEVELOPMENT, "r1").select("within", "document_id", "rank", "views").sort(pl.all())
+    third, fourth = '{"tenant":3}', '{"tenant":4}'
+    assert judged.rows() == [
+        (EVERYTHING, "a", 1, 1),
+        (EVERYTHING, "b", 2, 1),
+        (third, "c", 1, 1),
+        (third, "d", 1, 1),
+        (fourth, "b", 1, 1),
+    ]
     assert set(history.named(history.liked())["document_id"]) == {"b"}
+    later = history.since(night).select("person", "document_id", "within")
+    assert later.rows() == [
+        ("ann", "a", None),
+        ("ann", "b", None),
+        ("ann", "d", third),
+        ("ann", "c", third),
+        ("cid", "b", fourth),
+    ]
+    assert judging(history.since(night), by=("release",)).equals(history.since(night)), "said again it is the same"
 
 
-def test_nobody_gains_weight_by_changing_filters(log: Log, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("query", "times"), [("sort a map", 1), (DEVELOPED, 2)])
+def test_nobody_gains_weight_by_changing_filters(query: str, times: int, log: Log, tmp_path: Path) -> None:
+    """Where it judges they count once there, and once for all other filters."""
     for tenant in range(5):
-        log.click(log.search("ann", "sort a map", ["a"], filter={"tenant": tenant}), "a")
+        log.click(log.search("ann", query, ["a"], filter={"tenant": tenant}), "a")
     history = log.history(tmp_path / "h")
-    assert history.seen(history.liked())["clicks"].sum() == 2, "once where it judges, and once elsewhere"
+    assert history.seen(history.liked())["clicks"].sum() == times
+    assert len(history._kept.scan("tallies").collect()) == times
 
 
 def test_who_judged_first_never_teaches_in_a_later_night(log: Log, tmp_path: Path) -> None:
     texts = [f"query {number}" for number in range(60)]
     held = next(text for text in texts if draw(cluster_of(text)) < Split().holdout)
-    taught = next(text for text in texts if draw(cluster_of(text)) > 0.5)
+    taught = next(text for text in texts if Split().holdout < draw(cluster_of(text)) < BOTH)
     for person, order in (("judge", (held, taught)), ("learner", (taught, held))):
         for text in order:
             log.search(person, text, ["a"])
             history = log.history(tmp_path / "h")
     found = [history.answered(part, "r1") for part in (TRAINING, DEVELOPMENT, HOLDOUT)]
-    assert [part.select("query", "views").rows() for part in found] == [[(taught, 1)], [], [(held, 1)]]
+    assert [part.select("query", "views").rows() for part in found] == [[], [(taught, 1)], [(held, 1)]]
 
 
 def test_a_night_killed_before_the_metadata_was_written_does_it_again(

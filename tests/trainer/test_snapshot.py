@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
+import orjson
 import polars as pl
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from clickloop.trainer.snapshot import (
     EVERYTHING,
     Bounds,
     bounds_now,
+    canonical,
     clicked_later,
     cluster_of,
     commonest,
@@ -107,6 +109,30 @@ def test_searches_with_a_filter_are_told_from_others(traffic: Traffic) -> None:
     traffic.search("q1", shown=("a",))
     traffic.search("q2", shown=("b",), filter={"tenant": 3})
     assert traffic.read().select("search", "within").rows() == [(1, EVERYTHING), (2, '{"tenant":3}')]
+
+
+@pytest.mark.parametrize(
+    ("filter", "same"),
+    [
+        ({"b": [2, 1], "a": {"lt": 5, "gt": 1}}, {"a": {"gt": 1, "lt": 5}, "b": [1, 2]}),
+        (
+            {"must": [{"key": "b", "match": {"value": 1}}, {"key": "a", "match": {"any": ["y", "x"]}}]},
+            {"must": [{"match": {"any": ["x", "y"]}, "key": "a"}, {"key": "b", "match": {"value": 1}}]},
+        ),
+        ({"must": [], "should": []}, {}),
+    ],
+)
+def test_filters_that_differ_in_the_order_of_their_parts_are_the_same(
+    filter: dict[str, Any], same: dict[str, Any]
+) -> None:
+    one, other = (canonical(orjson.dumps(each).decode()) for each in (filter, same))
+    assert one == other == canonical(one)
+    assert (one == EVERYTHING) == (not same)
+    assert canonical(EVERYTHING) == EVERYTHING
+
+
+def test_a_filter_that_is_no_longer_understood_is_kept_as_it_is() -> None:
+    assert [canonical(odd) for odd in ("[1]", "5", "not JSON", '{"a b": 1}')] == ["[1]", "5", "not JSON", '{"a b": 1}']
 
 
 def test_a_click_belongs_to_the_search_and_the_document_it_names(traffic: Traffic) -> None:
