@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Gauge
@@ -33,12 +33,7 @@ from ..retriever.owner import Owner, own_or_refuse
 from ..retriever.releases import Releases
 from ..retriever.search import Live, Searcher
 from ..retriever.types import Answer, Document, Event, Who
-from ..trainer.golden import read_golden
-from ..trainer.history import History
-from ..trainer.nightly import Night
-from ..trainer.quantise import Quantiser
 from ..trainer.runs import Run, Runs
-from ..trainer.teach import Watcher
 from .auth import Keys
 from .children import spawn
 from .nights import Nights
@@ -53,6 +48,11 @@ from .routes import (
     run_routes,
 )
 from .settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from ..trainer.nightly import Night
+    from ..trainer.quantise import Quantiser
+    from ..trainer.teach import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class ClickLoop:
         while not self._holds(revision, since):
             time.sleep(0.02)
 
-    def run_night(self, run_id: str, show: Callable[[str, float], None], watch: Watcher | None = None) -> Run:
+    def run_night(self, run_id: str, show: Callable[[str, float], None], watch: "Watcher | None" = None) -> Run:
         """One nightly run, in this process; `watch` is shown every candidate before it is judged."""
         os.environ["TQDM_DISABLE"] = "1"  # the steps are shown by `show`
         return self.night(watch).run(run_id, show)
@@ -269,12 +269,19 @@ class ClickLoop:
         parts = (self.database, self.releases, self.store, lock, self.settings.promotion.min_recall)
         return Compaction(*parts)
 
-    def quantiser(self) -> Quantiser:
+    # Nights and quantising bring imports of half a second, which a process that only serves is spared.
+
+    def quantiser(self) -> "Quantiser":
         """Decides whether the live model may encode queries with a byte for each weight."""
+        from ..trainer.quantise import Quantiser
+
         lock = Both(self._lock("compaction"), self._lock("night"))
         return Quantiser(self.database, self.releases, self.store, lock, self.settings.recipe)
 
-    def night(self, watch: Watcher | None = None) -> Night:
+    def night(self, watch: "Watcher | None" = None) -> "Night":
+        from ..trainer.history import History
+        from ..trainer.nightly import Night
+
         folder, recipe = self.settings.data_dir, self.settings.recipe
         history = History(folder / "history", self.database, recipe)
         lock = After(self._lock("compaction"), self._lock("night"))
@@ -309,6 +316,10 @@ class ClickLoop:
 
     def _try_golden(self) -> None:
         """The nights need it, the searches do not: a broken file is told early and keeps nobody from searching."""
+        if self.settings.golden.judgments is None:
+            return
+        from ..trainer.golden import read_golden
+
         try:
             read_golden(self.settings.golden)
         except InvalidInput as error:

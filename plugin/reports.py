@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import orjson
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
-from ..trainer import report
 from ..trainer.runs import Run
 from . import plots
 from .schemas import run_json
@@ -55,7 +55,8 @@ class Reports:
 
     def data(self, run: Run) -> dict[str, Any]:
         """The report as JSON: the run as it is now, with what the night wrote."""
-        written = report.read(self._folder / run.id) or {}
+        path = self._folder / run.id / "report.json"
+        written = orjson.loads(path.read_bytes()) if path.exists() else {}
         return {**run_json(run), "evidence": written.get("evidence"), "curve": written.get("curve", [])}
 
     def html(self, run: Run) -> str:

@@ -9,21 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from .errors import DatabaseFault, DataFolderError
 from .schema import counters
 
 BUSY_SECONDS = 30  # how long a SQLite writer waits for another one
-MIGRATION_LOCK = 0x636C6F6F70  # PostgreSQL's advisory lock for one migration at a time
-_MIGRATING = threading.Lock()
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
@@ -44,7 +39,10 @@ class Database:
             self._reads = self.engine.execution_options(isolation_level="REPEATABLE READ")
         self._own = threading.local()  # each thread's `driver`
         try:
-            self._migrate(url)
+            if not self._is_up_to_date():
+                from .migrate import migrate  # a quarter of a second that most starts are spared
+
+                migrate(self.engine, url)
         except BaseException:
             self.engine.dispose()
             raise
@@ -98,24 +96,18 @@ class Database:
         self._own = threading.local()  # which closes the connections of all threads
         self.engine.dispose()
 
-    def _migrate(self, url: str) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-        where = make_url(url).render_as_string(hide_password=True)
+    def _is_up_to_date(self) -> bool:
+        """Whether all migrations were made. What cannot be opened is said to be behind: migrating tells why."""
         try:
-            # Alembic keeps its context in module globals.
-            with _MIGRATING, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
-                if self.dialect == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-        except CommandError as error:
-            raise DataFolderError(
-                f"the database {where} was written by a newer version of clickloop ({error}): "
-                "upgrade clickloop, or name another data folder; nothing was changed"
-            ) from error
-        except (OperationalError, DatabaseError) as error:
-            raise DataFolderError(f"the database {where} cannot be opened: {error.orig}") from error
+            with self.engine.connect() as connection:
+                made: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+                return made == newest_migration()
+        except SQLAlchemyError:
+            return False
+
+
+def newest_migration() -> str:
+    return max(path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("*.py"))
 
 
 class _Driver:

@@ -167,11 +167,7 @@ def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> l
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:
     """Means of every metric of "champion" or "candidate" over the queries that have it."""
-    with_metric = {name: [result for result in results if name in getattr(result, side)] for name in METRICS}
-    return {
-        name: _mean(found, lambda result: getattr(result, side)[name]) if found else 0.0  # noqa: B023
-        for name, found in with_metric.items()
-    }
+    return {name: _mean_metric(results, side, name) for name in METRICS}
 
 
 def visibility(results: Sequence[Result]) -> dict[str, float]:
@@ -182,6 +178,11 @@ def visibility(results: Sequence[Result]) -> dict[str, float]:
         return {}
     names = ("visible", "champion_unseen", "candidate_unseen")
     return {name: _mean(results, attrgetter(name)) for name in names}
+
+
+def _mean_metric(results: Sequence[Result], side: str, name: str) -> float:
+    having = [result for result in results if name in getattr(result, side)]
+    return _mean(having, lambda result: getattr(result, side)[name]) if having else 0.0
 
 
 def _mean(results: Sequence[Result], value: Callable[[Result], float]) -> float:

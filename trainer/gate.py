@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtrc, log_ndtr
 
 from .recipe import Promotion
 
@@ -102,6 +101,8 @@ class Sample:
         each, that would make their mean 0: of a share q = mean / (1 + mean), (1 − q)ⁿ. Of what was not drawn the skew
         knows nothing.
         """
+        from scipy.special import log_ndtr  # half a second that a service which only reads decisions is spared
+
         if self.z <= 0:
             return 1.0
         root = math.sqrt(self.n)
@@ -116,6 +117,8 @@ class Sample:
         """One-sided and exact for differences of −1, 0 and 1, which vote for the champion, for none, for the candidate:
         the sign test. 0s say nothing.
         """
+        from scipy.special import bdtrc
+
         votes, lead = round(self.squares), round(self.total)
         return float(bdtrc((votes + lead) // 2 - 1, votes, 0.5))  # much faster than scipy.stats.binom
 

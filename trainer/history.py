@@ -18,9 +18,9 @@ import polars as pl
 from ..retriever.database import Database
 from .recipe import Recipe
 from .robots import Robots, without_robots
+from .runs import Bounds
 from .segments import Merge, Segments
 from .snapshot import (
-    Bounds,
     clicked_later,
     cluster_of,
     fingerprint,

@@ -17,7 +17,7 @@ from .history import History
 from .mine import Pair, StoredVectors, Triplet, drawn, positives, triplets
 from .recipe import Recipe
 from .robots import evenly
-from .snapshot import Bounds
+from .runs import Bounds
 from .split import DEVELOPMENT, HOLDOUT, TRAINING, number, numbers
 from .tally import PAIR, counted
 

@@ -26,8 +26,8 @@ from .judge import Candidate, Judge, Tonight, query_units
 from .lessons import Lessons, Skipped, read_lessons
 from .promote import Promoter
 from .recipe import Recipe
-from .runs import MAX_ATTEMPTS, Run, Runs, decision_of
-from .snapshot import Bounds, bounds_now
+from .runs import MAX_ATTEMPTS, Bounds, Run, Runs, decision_of
+from .snapshot import bounds_now
 from .steps import Progress, Steps
 from .teach import Teacher, Watcher
 from .within import Filters

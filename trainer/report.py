@@ -132,12 +132,6 @@ def write(folder: Path, run: Run) -> None:
     write_whole(folder / "report.json", _dump(content))
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """The report as written, or None when the run has none yet."""
-    path = folder / "report.json"
-    return dict(orjson.loads(path.read_bytes())) if path.exists() else None
-
-
 def packages() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": sys.platform}
     for name in PACKAGES:

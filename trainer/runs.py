@@ -14,10 +14,17 @@ from ..retriever.pointer import add_switch, check_champion, set_build
 from ..retriever.releases import new_id
 from ..retriever.schema import builds, challenger, live, looks, runs, switches
 from .gate import Decision, Sample
-from .snapshot import Bounds
 
 MAX_ATTEMPTS = 3
 ACTIVE = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The newest search and event that belong to a run, in order of arrival."""
+
+    search: int
+    event: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -14,6 +13,7 @@ from ..retriever.database import Database, highest
 from ..retriever.errors import InvalidInput
 from ..retriever.filters import Filter, parse_filter
 from ..retriever.schema import events, searches, shown
+from .runs import Bounds
 
 EVERYTHING = ""  # the filter of searches without one
 CLICKS = ("click", "add_to_cart", "purchase")  # later actions follow a click
@@ -43,14 +43,6 @@ NUMBERS = 10_000  # in one statement; SQLite takes at most 32,766
 SMALL_WORDS = frozenset(
     ("a", "an", "and", "for", "from", "how", "i", "in", "into", "is", "it", "my", "of", "on", "or", "the", "to", "with")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The newest search and event that belong to a run, in order of arrival."""
-
-    search: int
-    event: int
 
 
 def bounds_now(database: Database) -> Bounds:

@@ -14,7 +14,7 @@ from clickloop.plugin.nights import BUSY, Nights
 from clickloop.plugin.settings import Qdrant, Schedule, Settings
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.locks import open_lock
-from clickloop.trainer.snapshot import Bounds
+from clickloop.trainer.runs import Bounds
 
 
 @pytest.fixture

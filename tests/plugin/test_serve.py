@@ -1,9 +1,32 @@
 """Serving as a process."""
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 from clickloop.plugin.serve import listening
+
+NIGHTLY = ("torch", "polars", "scipy", "ir_measures", "faiss", "alembic", "qdrant_client")
+
+
+def test_what_only_nights_and_migrations_need_is_not_loaded(data_dir: Path, tiny_model: Path) -> None:
+    """A second of processor time at the start, and tens of megabytes."""
+    code = (
+        "import sys, clickloop.plugin.serve\n"
+        "from clickloop.plugin.loop import ClickLoop\n"
+        "with ClickLoop() as loop: print(len(loop.search('map')))\n"
+        f"print([name for name in {NIGHTLY} if name in sys.modules])"
+    )
+    settings = {"CLICKLOOP_DATA_DIR": str(data_dir), "CLICKLOOP_MODEL": str(tiny_model)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | settings
+    )
+    found, loaded = ended.stdout.splitlines()
+    assert int(found) > 0
+    assert loaded == "[]"
 
 
 def test_answers_leave_at_once_instead_of_waiting_for_an_acknowledgement() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from clickloop.retriever.database import Database, newest_revision
+from clickloop.retriever.database import MIGRATIONS, Database, newest_migration, newest_revision
 from clickloop.retriever.errors import DataFolderError
 from clickloop.retriever.schema import metadata
 
@@ -80,6 +82,12 @@ def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
     before = dump(tmp_path / "clickloop.db")
     Database(f"sqlite:///{tmp_path / 'clickloop.db'}").close()
     assert dump(tmp_path / "clickloop.db") == before
+
+
+def test_what_is_said_to_be_the_newest_migration_is_the_head() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [newest_migration()]
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from clickloop.retriever.database import Database
 from clickloop.retriever.log import SearchLog
 from clickloop.retriever.types import Event, Search, Shown, Who
+from clickloop.trainer.runs import Bounds
 from clickloop.trainer.snapshot import (
     EVERYTHING,
-    Bounds,
     bounds_now,
     canonical,
     clicked_later,
