@@ -28,14 +28,16 @@ from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
 from clickloop.retriever.building import make_index
 from clickloop.retriever.encoder import load_model
-from clickloop.retriever.ledger import entries, verify
+from clickloop.retriever.ledger import verify
 from clickloop.retriever.pointer import set_build
+from clickloop.retriever.schema import switches
 
 KEY = "a-key-for-the-soak"
 COMPACT_AFTER = 1000
 MAX_PAIRS = 2000  # all that half of an hour teaches would be trained on for longer than the soak lasts
 WRITTEN = 400  # ids that are written and deleted
 PAUSE_SECONDS = 0.02  # between two searches of a client
+RIGHT = ("done", "is live now")  # a compaction that a promotion overtook is of a release that is live no more
 LAST_SECONDS = 60  # alone after the last switch, at least
 
 
@@ -224,9 +226,9 @@ def main(minutes: float, documents: int) -> int:
             load.done.set()
             for client in clients:
                 client.join()
-        report["switches"] = [" ".join(one) for one in moved(watcher)]
+        report["switches"] = [": ".join(one) for one in moved(watcher)]
     watcher.close()
-    wrong = load.errors + check(settings, load) + [one for one in report["switches"] if not one.endswith("done")]
+    wrong = load.errors + check(settings, load) + [one for one in report["switches"] if not one.endswith(RIGHT)]
     for phase, taken in load.latencies.items():
         report[f"search ms, {phase}"] = {
             "n": len(taken),
@@ -240,8 +242,9 @@ def main(minutes: float, documents: int) -> int:
 
 def moved(loop: ClickLoop) -> list[tuple[str, str]]:
     """Why the pointer was to be moved, and what became of it, the oldest first."""
-    found = [json.loads(entry.content) for entry in entries(loop.database) if entry.kind == "switch"]
-    return [(one["reason"], one["state"]) for one in found]
+    with loop.database.read() as connection:
+        rows = connection.execute(switches.select().where(switches.c.state != "requested").order_by(switches.c.id))
+        return [(row.reason, row.state if row.error is None else row.error) for row in rows]
 
 
 if __name__ == "__main__":
