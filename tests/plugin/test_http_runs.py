@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 
 from clickloop.plugin.loop import ClickLoop
@@ -35,6 +36,8 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
     """A run whose queries, documents and reasons were written by somebody who means harm."""
     result = Result(
         query=HOSTILE,
+        within=orjson.dumps({HOSTILE: HOSTILE}).decode(),
+        share=1.0,
         cluster=HOSTILE,
         champion=METRICS,
         candidate=dict.fromkeys(METRICS, 0.75),
@@ -196,6 +199,7 @@ def test_a_report_is_json_or_a_page_as_asked_for(api: httpx.Client, judged: Run)
     data = body(api.get(path))
     assert data["decision"]["outcome"] == "rejected"
     assert data["evidence"]["better"][0]["query"] == HOSTILE
+    assert data["evidence"]["better"][0]["within"] == {HOSTILE: HOSTILE}
     page = api.get(path, headers={"Accept": "text/html,application/xhtml+xml"})
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
