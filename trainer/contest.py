@@ -125,6 +125,7 @@ def find(side: Side, asked: Sequence[tuple[str, str]], depth: int, filters: Filt
 
 
 def _find_within(side: Side, queries: Vectors, depth: int, within: str, filters: Filters) -> list[list[int]]:
+    """The part, with its copies of vectors, lives no longer than this call."""
     part = side if within == EVERYTHING else side.part(filters.rows(within, side.keys))
     found: list[list[int]] = part.shadow.query(queries, depth)[0].tolist()
     return found
