@@ -39,7 +39,8 @@ def export_artefacts(model: "SentenceTransformer", folder: Path, parent: Path | 
 
     A model that cannot be exported, or whose export differs, is served by torch: a release is never blocked by it.
     """
-    model.save(str(folder / "model"))
+    # A card would go from release to release; one that a training wrote quotes what people asked.
+    model.save(str(folder / "model"), create_model_card=False)
     # A model with two encoders keeps one in the folder of each.
     tokenizers = sorted((folder / "model").rglob("tokenizer.json"), key=lambda path: len(path.parts))
     if not tokenizers:

@@ -101,7 +101,7 @@ def _train(
 def _keep(model: "SentenceTransformer", curve: list[dict[str, float]], folder: Path) -> None:
     """In a folder that appears complete or not at all; the checkpoints are of no more use."""
     partial = folder / f"{TRAINED}.part"
-    model.save(str(partial))
+    model.save(str(partial), create_model_card=False)
     (partial / CURVE).write_bytes(orjson.dumps(curve))
     partial.replace(folder / TRAINED)
     for checkpoint in folder.glob("checkpoint-*"):
@@ -129,6 +129,9 @@ def _trainer_class(dials: FineTuning) -> Any:
     from sentence_transformers import SentenceTransformerTrainer
 
     class Trainer(SentenceTransformerTrainer):
+        def add_model_card_callback(self, *_: Any) -> None:
+            """Adds none: the card of a trained model quotes queries and texts of documents."""
+
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             """Done again with smaller mini-batches where the GPU has no room; the cached gradients are the same."""
             while True:

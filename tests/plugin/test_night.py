@@ -23,7 +23,7 @@ from clickloop.plugin.children import spawn
 from clickloop.plugin.loop import ClickLoop
 from clickloop.retriever.errors import Conflict
 from clickloop.retriever.ledger import entries
-from clickloop.retriever.schema import events, looks, switches
+from clickloop.retriever.schema import events, looks, searches, switches
 from clickloop.retriever.types import Document
 from clickloop.trainer.nightly import Busy
 from clickloop.trainer.recipe import Promotion
@@ -56,6 +56,13 @@ def test_a_night_learns_and_the_next_one_without_information_is_refused(
     assert report["lineage"]["data_sha256"]
     assert report["mining"]["training_pairs"] >= 100
     assert "<svg" in loop.reports.html(loop.runs.page()[0][0])
+    with loop.database.read() as connection:
+        said = {query.encode() for query in connection.scalars(select(searches.c.query))}
+    said |= {document.text.encode() for document in documents()}
+    files = [path for path in loop.releases.folder(after.release_id).rglob("*") if path.is_file()]
+    quoted = [path for path in files if any(text in path.read_bytes() for text in said)]
+    assert files
+    assert not quoted, "a release quotes what people asked, or a document"
     teach(loop, sense=False, seed=1)
     second = one_night(loop)
     assert not second.startswith(("promoted", "failed")), second
