@@ -70,24 +70,28 @@ class Documents:
 
     def by_key(self, keys: Sequence[int]) -> dict[int, Document]:
         """The documents of these keys that are not deleted: what any process wrote before this call is seen."""
-        self._follow()
-        known = self._remembered.take(keys)
-        missing = [key for key in keys if key not in known]
-        if not missing:
-            return known
-        newest, read = self._read_fast(missing) if self._database.dialect == "sqlite" else self._read(missing)
+        revision, known = self._remembered.take(keys)
+        newest, read = self._read([key for key in keys if key not in known])
+        if newest != revision:  # somebody has written: what was remembered may be written anew
+            self._follow(revision)
+            known = {}
+            newest, read = self._read(keys)
         self._remembered.learn(newest, read)
         return known | read
 
     def _read(self, keys: Sequence[int]) -> tuple[int, dict[int, Document]]:
-        """Documents that are alive, and the revision at which they are so."""
+        """Documents that are alive, and the newest revision, at which they are so."""
+        if not keys:
+            return self._database.revision(), {}
+        if self._database.dialect == "sqlite":
+            return self._read_fast(keys)
         with self._database.read() as connection:
             newest = newest_revision(connection)
             rows = connection.execute(select(documents).where(documents.c.key.in_(keys), ~documents.c.deleted)).all()
         return newest, {row.key: _stored(row).document for row in rows}
 
     def _read_fast(self, keys: Sequence[int]) -> tuple[int, dict[int, Document]]:
-        """The same by `driver_rows`; no document at all is known to be so at no revision."""
+        """The same in one statement by `driver_rows`."""
         marks = ",".join("?" * len(keys))
         rows = self._database.driver_rows(
             "SELECT (SELECT value FROM counters WHERE name = 'revision'), key, id, title, text, payload "
@@ -95,7 +99,7 @@ class Documents:
             keys,
         )
         found = {key: Document(id_, title, text, orjson.loads(payload)) for _, key, id_, title, text, payload in rows}
-        return (rows[0][0] if rows else -1), found
+        return (rows[0][0] if rows else self._database.revision()), found
 
     def revision(self) -> int:
         return self._database.revision()
@@ -143,11 +147,8 @@ class Documents:
             yield [_stored(row) for row in rows]
             last = rows[-1].key
 
-    def _follow(self) -> None:
-        """Forgets remembered documents that somebody has written since."""
-        since = self._remembered.revision
-        if self._database.revision() == since:
-            return
+    def _follow(self, since: int) -> None:
+        """Forgets remembered documents that somebody has written after this revision."""
         with self._database.read() as connection:
             newest = newest_revision(connection)
             written = select(documents.c.key).where(documents.c.revision > since).limit(MAX_CHANGES + 1)

@@ -16,7 +16,7 @@ class Remembered:
     """Documents by key as they are at one revision; the ones that were shown last are kept."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
-        self.revision = -1
+        self._revision = -1
         self._documents: OrderedDict[int, Document] = OrderedDict()
         self._most, self._bytes = most, 0
         self._lock = threading.Lock()
@@ -24,26 +24,26 @@ class Remembered:
     def advance(self, revision: int, changed: Collection[int] | None) -> None:
         """Forgets what was written since; `changed` of None is everything."""
         with self._lock:
-            if revision <= self.revision:
+            if revision <= self._revision:
                 return
             for key in list(self._documents) if changed is None else changed:
                 self._drop(key)
-            self.revision = revision
+            self._revision = revision
 
-    def take(self, keys: Sequence[int]) -> dict[int, Document]:
-        """Those of the keys that are remembered."""
+    def take(self, keys: Sequence[int]) -> tuple[int, dict[int, Document]]:
+        """The revision, and those of the keys that are remembered, as they are at it."""
         found = {}
         with self._lock:
             for key in keys:
                 if (document := self._documents.get(key)) is not None:
                     found[key] = document
                     self._documents.move_to_end(key)
-        return found
+            return self._revision, found
 
     def learn(self, revision: int, documents: Mapping[int, Document]) -> None:
         """Documents as they are at this revision; passed over when there is a newer one."""
         with self._lock:
-            if revision != self.revision:
+            if revision != self._revision:
                 return
             for key, document in documents.items():
                 if key not in self._documents:

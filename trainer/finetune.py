@@ -166,20 +166,32 @@ def _loss(model: "SentenceTransformer", temperature: float) -> Any:
     return (_whole_batches() if best_device() == "cuda" else _grouped())(model, scale=1 / temperature)
 
 
-def weighted_loss(embeddings: Sequence[Any], weights: Any, scale: float) -> Any:
+def weighted_loss(embeddings: Sequence[Any], labels: Any, scale: float) -> Any:
     """Multiple-negatives ranking loss: a query must find its document among all of the batch, and the document its
-    query, in one softmax of cosines times `scale`. `embeddings`: queries, positives, negatives, each batch × dimension.
+    query, in one softmax of cosines times `scale`. A text that comes again in the batch is one text, and what is right
+    for a query in any row is no negative of it. `embeddings`: queries, positives, negatives, each batch × dimension;
+    `labels`, batch × 4: the weight of the row, and the numbers of its three texts.
     """
     import torch
     from sentence_transformers.util import cos_sim
 
     queries, *documents = embeddings
-    own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
-    to_documents = cos_sim(queries, torch.cat(documents)) * scale
-    to_queries = (cos_sim(documents[0], queries) * scale).masked_fill(own, -torch.inf)
-    right = torch.arange(len(queries), device=queries.device)
-    losses = torch.nn.functional.cross_entropy(torch.cat([to_documents, to_queries], dim=1), right, reduction="none")
+    weights, query, positive, *negatives = labels.T
+    shown = torch.cat([positive, *negatives])
+    same_query = query[:, None] == query
+    right = (same_query.float() @ (positive[:, None] == shown).float()) > 0  # which documents for which query
+    own = torch.eye(len(query), len(shown), dtype=torch.bool, device=right.device)
+    hidden = (right | _came_before(shown)) & ~own
+    to_documents = (cos_sim(queries, torch.cat(documents)) * scale).masked_fill(hidden, -torch.inf)
+    hidden = right[:, : len(query)].T | _came_before(query)
+    to_queries = (cos_sim(documents[0], queries) * scale).masked_fill(hidden, -torch.inf)
+    target = torch.arange(len(query), device=right.device)
+    losses = torch.nn.functional.cross_entropy(torch.cat([to_documents, to_queries], dim=1), target, reduction="none")
     return (losses * weights).sum() / weights.sum()
+
+
+def _came_before(numbers: Any) -> Any:
+    return (numbers[:, None] == numbers).tril(-1).any(1)
 
 
 def _whole_batches() -> Any:
@@ -260,7 +272,6 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
 def _arguments(work: Path, course: Course, seed: int) -> Any:
     import torch
     from sentence_transformers import SentenceTransformerTrainingArguments
-    from sentence_transformers.base.sampler import BatchSamplers
 
     dials, judged, document = course.dials, bool(course.development), course.prompts.get("document", "")
     return SentenceTransformerTrainingArguments(
@@ -272,7 +283,6 @@ def _arguments(work: Path, course: Course, seed: int) -> Any:
         bf16=has_bfloat16(),
         tf32=torch.cuda.is_available() or None,
         use_cpu=not torch.cuda.is_available(),
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
         prompts={"query": course.prompts.get("query", ""), "positive": document, "negative": document},
         eval_strategy="epoch" if judged else "no",
         save_strategy="epoch",
@@ -323,16 +333,15 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 
 
 def _dataset(triplets: Sequence[Triplet]) -> Any:
+    """Texts, and as label what `weighted_loss` reads."""
     from datasets import Dataset
 
-    return Dataset.from_dict(
-        {
-            "query": [triplet.query for triplet in triplets],
-            "positive": [triplet.positive for triplet in triplets],
-            "negative": [triplet.negative for triplet in triplets],
-            "label": [triplet.weight for triplet in triplets],
-        }
-    )
+    columns = {name: [getattr(triplet, name) for triplet in triplets] for name in ("query", "positive", "negative")}
+    texts = sorted({text for column in columns.values() for text in column})
+    number = {text: place for place, text in enumerate(texts)}
+    rows = zip(*columns.values(), strict=True)
+    labels = [[t.weight, *(number[text] for text in row)] for t, row in zip(triplets, rows, strict=True)]
+    return Dataset.from_dict({**columns, "label": labels})
 
 
 def _newest_checkpoint(work: Path) -> str | None:

@@ -74,21 +74,55 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
     assert f"training goes on with {BATCH // 20} texts at a time" in caplog.text
 
 
-def test_the_loss_is_the_weighted_mean_of_what_each_query_and_its_document_lose() -> None:
+def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("q", "a", "b"), ("r", "c", "d"), ("s", "e", "f"), ("t", "g", "h"), ("u", "i", "j")],
+        [("q", "a", "b"), ("q", "c", "b"), ("s", "a", "c"), ("q", "d", "e"), ("t", "e", "a")],
+        [("q", "a", "b")] * 5,
+    ],
+    ids=["all different", "some come again", "nothing else"],
+)
+def test_the_loss_is_the_weighted_mean_of_what_each_query_and_its_document_lose(
+    rows: list[tuple[str, str, str]],
+) -> None:
+    """Among all different texts of the batch but those that are right too."""
     random = np.random.default_rng(0)
-    queries, positives, negatives = columns = [random.normal(size=(5, 8)).astype(np.float32) for _ in range(3)]
-
-    def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-        return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
-
+    names = sorted({name for row in rows for name in row})
+    vectors = {name: random.normal(size=8).astype(np.float32) for name in names}
+    right = {(query, positive) for query, positive, _ in rows}
+    queries, documents = {row[0] for row in rows}, {name for row in rows for name in row[1:]}
     losses = []
-    for own in range(5):
-        others = [cosine(queries[own], document) for document in (*positives, *negatives)]
-        others += [cosine(positives[own], queries[row]) for row in range(5) if row != own]
-        losses.append(np.log(np.sum(np.exp(20 * np.array(others)))) - 20 * cosine(queries[own], positives[own]))
+    for query, positive, _ in rows:
+        own = cosine(vectors[query], vectors[positive])
+        others = [cosine(vectors[query], vectors[name]) for name in documents if (query, name) not in right]
+        others += [cosine(vectors[name], vectors[positive]) for name in queries if (name, positive) not in right]
+        losses.append(np.log(np.sum(np.exp(20 * np.array([own, *others])))) - 20 * own)
     weights = [0.5, 0.1, 0.0, 1.0, 0.4]
-    found = weighted_loss([torch.tensor(column) for column in columns], torch.tensor(weights), 20.0)
-    assert float(found) == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+    columns = [torch.tensor(np.stack([vectors[name] for name in column])) for column in zip(*rows, strict=True)]
+    labels = [[weight, *map(names.index, row)] for weight, row in zip(weights, rows, strict=True)]
+    found = weighted_loss(columns, torch.tensor(labels), 20.0)
+    assert float(found) == pytest.approx(np.average(losses, weights=weights), rel=1e-4, abs=1e-6)
+
+
+def test_every_pair_is_taught_though_most_have_one_document(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[int] = []
+
+    def counted(embeddings: Any, labels: Any, scale: float) -> Any:
+        taught.extend(labels[:, 1].tolist())
+        return weighted_loss(embeddings, labels, scale)
+
+    monkeypatch.setattr(finetuning, "weighted_loss", counted)
+    popular = [Triplet(f"{one} {other}", "1 l", "2 m") for one in "abcdef" for other in "ghijkl"]
+    dials = FineTuning(epochs=1, soup=1, batch_size=8, learning_rate=1e-3, max_tokens=16)
+    finetune(Course(tiny_model, popular, [], dials, {}), tmp_path, seed=0, progress=lambda _share: None)
+    assert len(taught) == len(set(taught)) == len(popular)
 
 
 def test_weights_between_two_models(tiny_model: Path, tmp_path: Path) -> None:
