@@ -25,6 +25,7 @@ DISTRACTORS = 500  # texts of the training split among which those of the develo
 GROUP = 24  # texts of like length that a CPU encodes together: more add padding, fewer gradients of all embeddings
 TRAINED, CURVE = "trained", "curve.json"  # in the folder of a training: its model, and there its curve
 CHOOSES = "eval_development_cosine_ndcg@10"
+Row = tuple[int, int, int]  # the numbers of a triplet's texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,13 @@ def _train(
             module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
-    judged = bool(course.development)
+    judged, rows = bool(course.development), numbered(course.training)
     trainer = _trainer_class(dials)(
         model=model,
         args=_arguments(work, course, seed),
-        train_dataset=_dataset(course.training),
+        train_dataset=_dataset(course.training, rows),
         evaluator=_evaluator(course) if judged else None,
-        loss=_loss(model, dials.temperature),
+        loss=_loss(model, dials.temperature, rows),
         callbacks=[_watch(progress), *([EarlyStoppingCallback(PATIENCE)] if judged else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -162,15 +163,17 @@ def _attention() -> Any:
     return nullcontext() if best_device() == "cuda" else sdpa_kernel([SDPBackend.MATH])
 
 
-def _loss(model: "SentenceTransformer", temperature: float) -> Any:
-    return (_whole_batches() if best_device() == "cuda" else _grouped())(model, scale=1 / temperature)
+def _loss(model: "SentenceTransformer", temperature: float, rows: Sequence[Row]) -> Any:
+    loss = (_whole_batches() if best_device() == "cuda" else _grouped())(model, scale=1 / temperature)
+    loss.right = right_pairs(rows)
+    return loss
 
 
-def weighted_loss(embeddings: Sequence[Any], labels: Any, scale: float) -> Any:
+def weighted_loss(embeddings: Sequence[Any], labels: Any, right: Any, scale: float) -> Any:
     """Multiple-negatives ranking loss: a query must find its document among all of the batch, and the document its
-    query, in one softmax of cosines times `scale`. A text that comes again in the batch is one text, and what is right
-    for a query in any row is no negative of it. `embeddings`: queries, positives, negatives, each batch × dimension;
-    `labels`, batch × 4: the weight of the row, and the numbers of its three texts.
+    query, in one softmax of cosines times `scale`. A text that comes again in the batch is one text, and what is taught
+    as right for a query in any batch is no negative of it. `embeddings`: queries, positives, negatives, each batch ×
+    dimension; `labels`, batch × 4: the weight of the row, and the numbers of its three texts; `right`: `right_pairs`.
     """
     import torch
     from sentence_transformers.util import cos_sim
@@ -178,16 +181,27 @@ def weighted_loss(embeddings: Sequence[Any], labels: Any, scale: float) -> Any:
     queries, *documents = embeddings
     weights, query, positive, *negatives = labels.T
     shown = torch.cat([positive, *negatives])
-    same_query = query[:, None] == query
-    right = (same_query.float() @ (positive[:, None] == shown).float()) > 0  # which documents for which query
-    own = torch.eye(len(query), len(shown), dtype=torch.bool, device=right.device)
-    hidden = (right | _came_before(shown)) & ~own
+    is_right = torch.isin(_pairs(query[:, None], shown), right.to(labels.device))
+    own = torch.eye(len(query), len(shown), dtype=torch.bool, device=labels.device)
+    hidden = (is_right | _came_before(shown)) & ~own
     to_documents = (cos_sim(queries, torch.cat(documents)) * scale).masked_fill(hidden, -torch.inf)
-    hidden = right[:, : len(query)].T | _came_before(query)
+    hidden = is_right[:, : len(query)].T | _came_before(query)
     to_queries = (cos_sim(documents[0], queries) * scale).masked_fill(hidden, -torch.inf)
-    target = torch.arange(len(query), device=right.device)
+    target = torch.arange(len(query), device=labels.device)
     losses = torch.nn.functional.cross_entropy(torch.cat([to_documents, to_queries], dim=1), target, reduction="none")
     return (losses * weights).sum() / weights.sum()
+
+
+def right_pairs(rows: Sequence[Row]) -> Any:
+    """Of the queries and positives of all rows, a number each."""
+    import torch
+
+    query, positive, _ = torch.tensor(rows).T
+    return _pairs(query, positive).unique()
+
+
+def _pairs(query: Any, document: Any) -> Any:
+    return (query.long() << 32) + document.long()
 
 
 def _came_before(numbers: Any) -> Any:
@@ -199,7 +213,7 @@ def _whole_batches() -> Any:
 
     class Weighted(MultipleNegativesRankingLoss):
         def compute_loss_from_embeddings(self, embeddings: Any, labels: Any) -> Any:
-            return weighted_loss(embeddings, labels, self.scale)
+            return weighted_loss(embeddings, labels, self.right, self.scale)
 
     return Weighted
 
@@ -250,7 +264,7 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
         """Also weighted, and recomputes in bf16 on the way back, which the trainer leaves outside of its autocast."""
 
         def calculate_loss(self, reps: Any, labels: Any = None, *, with_backward: bool = False) -> Any:
-            found = weighted_loss([torch.cat(parts) for parts in reps], labels, self.scale)
+            found = weighted_loss([torch.cat(parts) for parts in reps], labels, self.right, self.scale)
             if with_backward:
                 found.backward()
             return found.detach() if with_backward else found
@@ -266,7 +280,9 @@ def _smaller(loss: Any, dials: FineTuning, error: Exception) -> Any:
             f"{dials.max_tokens} or training.batch_size = {dials.batch_size}, or end what else runs there ({error})"
         ) from error
     log.warning("the GPU has no room: training goes on with %d texts at a time", size // 2)
-    return HalfLoss(loss.model, scale=loss.scale, mini_batch_size=size // 2)
+    smaller: Any = HalfLoss(loss.model, scale=loss.scale, mini_batch_size=size // 2)
+    smaller.right = loss.right
+    return smaller
 
 
 def _arguments(work: Path, course: Course, seed: int) -> Any:
@@ -332,15 +348,19 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     return [{short: float(entry[name]) for name, short in names.items() if name in entry} for entry in rows]
 
 
-def _dataset(triplets: Sequence[Triplet]) -> Any:
+def numbered(triplets: Sequence[Triplet]) -> list[Row]:
+    """Each as the numbers of its texts; equal texts have the same one."""
+    number: dict[str, int] = {}
+    texts = ((triplet.query, triplet.positive, triplet.negative) for triplet in triplets)
+    return [tuple(number.setdefault(text, len(number)) for text in three) for three in texts]  # type: ignore[misc]
+
+
+def _dataset(triplets: Sequence[Triplet], rows: Sequence[Row]) -> Any:
     """Texts, and as label what `weighted_loss` reads."""
     from datasets import Dataset
 
     columns = {name: [getattr(triplet, name) for triplet in triplets] for name in ("query", "positive", "negative")}
-    texts = sorted({text for column in columns.values() for text in column})
-    number = {text: place for place, text in enumerate(texts)}
-    rows = zip(*columns.values(), strict=True)
-    labels = [[t.weight, *(number[text] for text in row)] for t, row in zip(triplets, rows, strict=True)]
+    labels = [[triplet.weight, *row] for triplet, row in zip(triplets, rows, strict=True)]
     return Dataset.from_dict({**columns, "label": labels})
 
 

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
-from clickloop.trainer.finetune import Course, finetune, mixed, weighted_loss
+from clickloop.trainer.finetune import Course, finetune, mixed, numbered, right_pairs, weighted_loss
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
@@ -90,22 +90,23 @@ def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 def test_the_loss_is_the_weighted_mean_of_what_each_query_and_its_document_lose(
     rows: list[tuple[str, str, str]],
 ) -> None:
-    """Among all different texts of the batch but those that are right too."""
+    """Among all different texts of the batch but those that are right too, as another batch may teach."""
     random = np.random.default_rng(0)
-    names = sorted({name for row in rows for name in row})
-    vectors = {name: random.normal(size=8).astype(np.float32) for name in names}
-    right = {(query, positive) for query, positive, _ in rows}
-    queries, documents = {row[0] for row in rows}, {name for row in rows for name in row[1:]}
+    numbers = numbered([Triplet(*row) for row in [*rows, ("t", "a", "z"), ("q", "d", "z")]])
+    vectors = random.normal(size=(50, 8)).astype(np.float32)
+    right = {(query, positive) for query, positive, _ in numbers}
+    batch = numbers[: len(rows)]
+    queries, documents = {row[0] for row in batch}, {number for row in batch for number in row[1:]}
     losses = []
-    for query, positive, _ in rows:
+    for query, positive, _ in batch:
         own = cosine(vectors[query], vectors[positive])
-        others = [cosine(vectors[query], vectors[name]) for name in documents if (query, name) not in right]
-        others += [cosine(vectors[name], vectors[positive]) for name in queries if (name, positive) not in right]
+        others = [cosine(vectors[query], vectors[number]) for number in documents if (query, number) not in right]
+        others += [cosine(vectors[number], vectors[positive]) for number in queries if (number, positive) not in right]
         losses.append(np.log(np.sum(np.exp(20 * np.array([own, *others])))) - 20 * own)
     weights = [0.5, 0.1, 0.0, 1.0, 0.4]
-    columns = [torch.tensor(np.stack([vectors[name] for name in column])) for column in zip(*rows, strict=True)]
-    labels = [[weight, *map(names.index, row)] for weight, row in zip(weights, rows, strict=True)]
-    found = weighted_loss(columns, torch.tensor(labels), 20.0)
+    columns = [torch.tensor(vectors[list(column)]) for column in zip(*batch, strict=True)]
+    labels = [[weight, *row] for weight, row in zip(weights, batch, strict=True)]
+    found = weighted_loss(columns, torch.tensor(labels), right_pairs(numbers), 20.0)
     assert float(found) == pytest.approx(np.average(losses, weights=weights), rel=1e-4, abs=1e-6)
 
 
@@ -114,9 +115,9 @@ def test_every_pair_is_taught_though_most_have_one_document(
 ) -> None:
     taught: list[int] = []
 
-    def counted(embeddings: Any, labels: Any, scale: float) -> Any:
+    def counted(embeddings: Any, labels: Any, *others: Any) -> Any:
         taught.extend(labels[:, 1].tolist())
-        return weighted_loss(embeddings, labels, scale)
+        return weighted_loss(embeddings, labels, *others)
 
     monkeypatch.setattr(finetuning, "weighted_loss", counted)
     popular = [Triplet(f"{one} {other}", "1 l", "2 m") for one in "abcdef" for other in "ghijkl"]
