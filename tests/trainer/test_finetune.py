@@ -15,7 +15,9 @@ from sentence_transformers.sentence_transformer.losses import (
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
-from clickloop.trainer.finetune import Course, finetune, mixed, numbered, right_pairs, weighted_loss
+from clickloop.trainer import loss as losses
+from clickloop.trainer.finetune import Course, finetune, mixed
+from clickloop.trainer.loss import weighted_loss
 from clickloop.trainer.mine import Triplet
 from clickloop.trainer.recipe import FineTuning
 
@@ -57,7 +59,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise full
             return embed(self, *args, **kwargs)
 
-        monkeypatch.setattr(finetuning, "_grouped", finetuning._whole_batches)
+        monkeypatch.setattr(losses, "_grouped", losses._whole_batches)
         monkeypatch.setattr(MultipleNegativesRankingLoss, "forward", limited_whole)
         monkeypatch.setattr(CachedMultipleNegativesRankingLoss, "embed_minibatch", limited)
 
@@ -74,42 +76,6 @@ def test_training_goes_on_with_smaller_mini_batches_to_the_same_model(
     assert f"training goes on with {BATCH // 20} texts at a time" in caplog.text
 
 
-def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [("q", "a", "b"), ("r", "c", "d"), ("s", "e", "f"), ("t", "g", "h"), ("u", "i", "j")],
-        [("q", "a", "b"), ("q", "c", "b"), ("s", "a", "c"), ("q", "d", "e"), ("t", "e", "a")],
-        [("q", "a", "b")] * 5,
-    ],
-    ids=["all different", "some come again", "nothing else"],
-)
-def test_the_loss_is_the_weighted_mean_of_what_each_query_and_its_document_lose(
-    rows: list[tuple[str, str, str]],
-) -> None:
-    """Among all different texts of the batch but those that are right too, as another batch may teach."""
-    random = np.random.default_rng(0)
-    numbers = numbered([Triplet(*row) for row in [*rows, ("t", "a", "z"), ("q", "d", "z")]])
-    vectors = random.normal(size=(50, 8)).astype(np.float32)
-    right = {(query, positive) for query, positive, _ in numbers}
-    batch = numbers[: len(rows)]
-    queries, documents = {row[0] for row in batch}, {number for row in batch for number in row[1:]}
-    losses = []
-    for query, positive, _ in batch:
-        own = cosine(vectors[query], vectors[positive])
-        others = [cosine(vectors[query], vectors[number]) for number in documents if (query, number) not in right]
-        others += [cosine(vectors[number], vectors[positive]) for number in queries if (number, positive) not in right]
-        losses.append(np.log(np.sum(np.exp(20 * np.array([own, *others])))) - 20 * own)
-    weights = [0.5, 0.1, 0.0, 1.0, 0.4]
-    columns = [torch.tensor(vectors[list(column)]) for column in zip(*batch, strict=True)]
-    labels = [[weight, *row] for weight, row in zip(weights, batch, strict=True)]
-    found = weighted_loss(columns, torch.tensor(labels), right_pairs(numbers), 20.0)
-    assert float(found) == pytest.approx(np.average(losses, weights=weights), rel=1e-4, abs=1e-6)
-
-
 def test_every_pair_is_taught_though_most_have_one_document(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +85,7 @@ def test_every_pair_is_taught_though_most_have_one_document(
         taught.extend(labels[:, 1].tolist())
         return weighted_loss(embeddings, labels, *others)
 
-    monkeypatch.setattr(finetuning, "weighted_loss", counted)
+    monkeypatch.setattr(losses, "weighted_loss", counted)
     popular = [Triplet(f"{one} {other}", "1 l", "2 m") for one in "abcdef" for other in "ghijkl"]
     dials = FineTuning(epochs=1, soup=1, batch_size=8, learning_rate=1e-3, max_tokens=16)
     finetune(Course(tiny_model, popular, [], dials, {}), tmp_path, seed=0, progress=lambda _share: None)
@@ -139,9 +105,9 @@ def test_weights_between_two_models(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetuning, "GROUP", 7)
+    monkeypatch.setattr(losses, "GROUP", 7)
     grouped = tune("grouped")
-    monkeypatch.setattr(finetuning, "_grouped", finetuning._whole_batches)
+    monkeypatch.setattr(losses, "_grouped", losses._whole_batches)
     np.testing.assert_allclose(grouped, tune("whole"), atol=1e-3)
 
 
