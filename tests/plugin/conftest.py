@@ -16,8 +16,9 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from jury import uncertain
 from kill_at_step import kill
-from school import RECIPE, LessonSettings, documents, teach
+from school import RECIPE, LessonSettings, documents, one_night, teach
 
 from clickloop.plugin import cli
 from clickloop.plugin.app import create_app
@@ -211,3 +212,20 @@ def asked(judged: Path, tmp_path_factory: pytest.TempPathFactory, lesson_setting
 @pytest.fixture
 def folder(taught: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(taught, tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def with_challenger(taught: Path, tmp_path_factory: pytest.TempPathFactory, lesson_settings: LessonSettings) -> Path:
+    """A data folder after a night that made a challenger; to be copied."""
+    folder = Path(shutil.copytree(taught, tmp_path_factory.mktemp("challenger") / "data"))
+    loop = ClickLoop(uncertain(lesson_settings, folder))
+    outcome = one_night(loop)
+    assert outcome.startswith("not_enough_evidence"), outcome
+    assert loop.releases.challenger_build() is not None
+    loop.close()
+    return folder
+
+
+@pytest.fixture
+def challenged(with_challenger: Path, tmp_path: Path, lesson_settings: LessonSettings) -> Settings:
+    return uncertain(lesson_settings, Path(shutil.copytree(with_challenger, tmp_path / "data")))

@@ -214,9 +214,12 @@ def test_by_key_sees_what_another_process_wrote(
     others.delete("deleted")
     if many:
         others.put([Document(f"more {number}", text="more") for number in range(1500)])
+    others.put([Document("unknown here", text="new")])
     elsewhere.close()
-    found = documents.by_key(list(keys.values()))
-    assert {key: document.text for key, document in found.items()} == {keys["changed"]: "new", keys["kept"]: "old"}
+    unknown = max(stored.key for stored in tail(database, page=2000))
+    found = documents.by_key([*keys.values(), unknown])
+    texts = {key: document.text for key, document in found.items()}
+    assert texts == {keys["changed"]: "new", keys["kept"]: "old", unknown: "new"}
 
 
 def test_changes_gives_each_document_once_at_its_newest_revision_in_order(
