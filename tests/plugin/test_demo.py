@@ -20,6 +20,12 @@ def test_its_nights_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = read_settings()
     assert settings.promotion.mode == "auto"
     assert settings.training.epochs == 5
+    assert settings.training.soup == 1
+
+
+def test_it_trains_as_often_as_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLOOP_TRAINING__SOUP", "2")
+    assert _environment("a preset key")["CLICKLOOP_TRAINING__SOUP"] == "2"
 
 
 @pytest.mark.parametrize("inside", ["", "demo"])
