@@ -98,8 +98,7 @@ class ClickLoop:
         """Takes the index, or follows its owner where it is shared; returns before the first build is made.
 
         Raises InUse when another process has the embedded index, ModelError when the model is missing, Unreachable when
-        no Qdrant server answers. A failure that
-        shows only later is kept in `failure`, and `on_failure` is called.
+        no Qdrant server answers. A failure that shows only later is kept in `failure`, and `on_failure` is called.
         """
         with self._start_lock:
             if self._started:
