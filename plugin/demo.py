@@ -41,6 +41,7 @@ NOISE = 0.05  # share of the wrong results looked at that are clicked all the sa
 MAX_TOKENS = 96  # of a docstring are read
 HOLDOUT = 0.33  # few different questions: more of them have to judge than a real log needs
 SOUP = 1  # training a night: three, the default, teach this demo nothing more and take three times as long
+TAUGHT_TOKENS = 48  # of a docstring are trained on; more take longer
 MIN_PAIRS = 10  # so few come from clicks without information; the gate shall see what is made of them
 CLIENTS = 6
 
@@ -171,6 +172,7 @@ def _service(data_dir: Path, key: str) -> Iterator[Api]:
 def _environment(key: str) -> dict[str, str]:
     return {
         "CLICKLOOP_TRAINING__SOUP": str(SOUP),
+        "CLICKLOOP_TRAINING__MAX_TOKENS": str(TAUGHT_TOKENS),
         **os.environ,
         "CLICKLOOP_ADMIN_KEY": key,
         "CLICKLOOP_SCHEDULE__ENABLED": "false",

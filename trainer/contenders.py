@@ -26,7 +26,7 @@ WEIGHT_NOISE = (0.05, 0.1, 0.2, 0.3)  # standard deviations of each weight matri
 VECTOR_NOISE = (0.3, 0.6)  # length of what is added to vectors of length 1
 CUTS = (2 / 3, 1 / 3, 1 / 6)  # share of the dimensions that is left
 MAX_TOKENS = 96  # of a text are read
-RECIPE = FineTuning(epochs=1, soup=1, batch_size=32, learning_rate=1e-4)
+RECIPE = FineTuning(epochs=1, soup=1, batch_size=32, learning_rate=1e-4, max_tokens=48)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUP = 24  # texts of like length that a CPU encodes together: more add padding, fewer gradients of all embeddings
+# Tokens of a batch whose activations a CPU keeps until the way back: some 2 GB of MiniLM-L6. Those of longer texts it
+# computes again there, which takes a third longer; a batch of long documents would fill the memory of a small machine.
+KEPT = 8_192
 Row = tuple[int, int, int]  # the numbers of a triplet's texts
 
 
@@ -88,20 +91,26 @@ def _whole_batches() -> Any:
 def _grouped() -> Any:
     """All texts of a batch are encoded in groups of like length, which changes nothing but the padding."""
     import torch
+    from torch.utils.checkpoint import checkpoint
 
     class Grouped(_whole_batches()):  # type: ignore[misc]
         def forward(self, sentence_features: Any, labels: Any) -> Any:
             columns = list(sentence_features)
             texts = _together(columns)
             lengths = texts["attention_mask"].sum(1)
-            order, parts = lengths.argsort(), []
+            order, parts, tokens = lengths.argsort(), [], 0
             for start in range(0, len(order), GROUP):
                 rows = order[start : start + GROUP]
                 group = {name: value[rows, : int(lengths[rows].max())] for name, value in texts.items()}
-                parts.append(self.model(group)["sentence_embedding"])
+                tokens += group["input_ids"].numel()
+                again = tokens > KEPT
+                parts.append(checkpoint(self._encoded, group, use_reentrant=False) if again else self._encoded(group))
             embeddings = torch.cat(parts)[order.argsort()]
             sizes = [len(features["input_ids"]) for features in columns]
             return self.compute_loss_from_embeddings(list(torch.split(embeddings, sizes)), labels)
+
+        def _encoded(self, group: Mapping[str, Any]) -> Any:
+            return self.model(dict(group))["sentence_embedding"]  # the model writes into what it is given
 
     return Grouped
 

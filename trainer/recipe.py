@@ -47,7 +47,7 @@ class FineTuning(_Dials):
     batch_size: int = Field(64, ge=2, description="pairs that are each other's negatives")
     learning_rate: float = Field(2e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
-    max_tokens: int = Field(48, ge=8, description="texts are cut to this length while training")
+    max_tokens: int = Field(128, ge=8, description="texts are cut to this length while training")
 
 
 class Promotion(_Dials):

@@ -20,7 +20,7 @@ def test_its_nights_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = read_settings()
     assert settings.promotion.mode == "auto"
     assert settings.training.epochs == 5
-    assert settings.training.soup == 1
+    assert (settings.training.soup, settings.training.max_tokens) == (1, 48)
 
 
 def test_it_trains_as_often_as_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
+from torch.utils.checkpoint import checkpoint
 
 from clickloop.retriever.errors import ModelError
 from clickloop.trainer import finetune as finetuning
@@ -109,6 +110,22 @@ def test_groups_of_like_length_teach_the_same_model(tune: Tune, monkeypatch: pyt
     grouped = tune("grouped")
     monkeypatch.setattr(losses, "_grouped", losses._whole_batches)
     np.testing.assert_allclose(grouped, tune("whole"), atol=1e-3)
+
+
+def test_what_is_computed_again_on_the_way_back_teaches_the_same_model(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, again = tune("kept"), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        again.append(args)
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", counted)
+    monkeypatch.setattr(losses, "KEPT", 300)
+    np.testing.assert_allclose(kept, tune("again"), atol=1e-5)
+    groups = -(-3 * BATCH // losses.GROUP) * 2  # in two steps
+    assert 0 < len(again) < groups, "some are kept"
 
 
 def test_without_room_for_a_single_text_the_settings_to_change_are_named(
