@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clickloop.plugin.bench_search import EMPTY, FLOOR, Row, above_floor, measured, recall, table_of
+from clickloop.plugin.bench_search import EMPTY, FLOOR, Row, _Service, above_floor, measured, recall, table_of
 from clickloop.plugin.collection import Collection, Question
 from clickloop.plugin.load import Asked, Clients, get, percentile, post
 from clickloop.retriever.errors import ClickLoopError
@@ -15,6 +15,10 @@ class Echo(BaseHTTPRequestHandler):
     """Answers with the body it got, in two parts, and with 404 where it is asked for /nothing."""
 
     protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.headers["Content-Length"] = "0"
+        self.do_POST()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -56,6 +60,21 @@ def test_an_answer_that_is_not_200_ends_the_measurement(port: int) -> None:
 
 def test_a_request_without_a_body_says_so() -> None:
     assert get("/health") == b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_the_empty_route_after_a_search_is_timed_without_the_search(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noting(clients: Clients, requests: list[bytes]) -> Asked:
+        taken = ask(clients, requests)
+        asked.extend(request.split(b" ", 2)[1].decode() for request in requests)
+        return Asked(range(len(taken.each)), taken.wall)
+
+    ask = Clients.ask
+    monkeypatch.setattr(Clients, "ask", noting)
+    found = _Service(port).after_search(["one", "other"])
+    assert asked == ["/v1/search", "/health"] * 2
+    assert list(found.each) == [1, 3]
 
 
 def test_ratios_are_medians_of_rounds_so_that_one_disturbed_round_does_not_count() -> None:
