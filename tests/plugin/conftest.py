@@ -1,5 +1,7 @@
 """A service on a data folder that was prepared once: a first release of the tiny model and a few documents."""
 
+import gc
+import hashlib
 import os
 import re
 import shutil
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 import pytest
@@ -24,7 +26,13 @@ from clickloop.plugin import cli
 from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
+from clickloop.retriever.encoder import load_model
 from clickloop.retriever.types import Document
+from clickloop.trainer import teach as teaching
+from clickloop.trainer.finetune import Course, finetune
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 PATIENCE_SECONDS = 60
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -43,6 +51,33 @@ def _no_settings_from_outside() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_training_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most nights here are the first of the same log: the same weights, pairs and dials, and so the same candidate. In
+    this process it is trained once; what goes on after a kill is trained to its end.
+    """
+    kept: dict[str, tuple[Path, list[dict[str, float]]]] = {}
+    folder = tmp_path_factory.mktemp("trained")
+
+    def train_once(
+        course: Course, work: Path, *, seed: int, progress: Callable[[float], None]
+    ) -> "tuple[SentenceTransformer, list[dict[str, float]]]":
+        lesson = repr((course.training, course.development, course.dials, course.prompts, seed)).encode()
+        key = hashlib.sha256((course.start / "model.safetensors").read_bytes() + lesson).hexdigest()
+        if key in kept and not work.exists():
+            trained, curve = kept[key]
+            progress(1.0)
+            return load_model(str(trained)), curve
+        model, curve = finetune(course, work, seed=seed, progress=progress)
+        model.save(str(folder / key), create_model_card=False)
+        kept[key] = folder / key, curve
+        return model, curve
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teaching, "finetune", train_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def settings_for(tiny_model: Path) -> Callable[[Path], Settings]:
     """The settings of a service on this data folder; it starts no nightly run by itself."""
@@ -55,6 +90,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[[P
     folder = tmp_path_factory.mktemp("prepared") / "data"
     with ClickLoop(settings_for(folder)) as loop:
         loop.add_documents(DOCUMENTS, wait=True)
+    gc.collect()
+    gc.freeze()  # torch and what comes with it: every training ends with a search for garbage among all that is left
     return folder
 
 
