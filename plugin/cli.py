@@ -244,7 +244,7 @@ def simulate(
     no_information: Annotated[bool, typer.Option("--no-information", help="people click by rank alone")] = False,
     exploration: Annotated[float | None, typer.Option(help="overrides exploration.share")] = None,
     oracles: Annotated[bool, typer.Option(help="also train on what perfect knowledge would mine")] = True,
-    quick: Annotated[bool, typer.Option("--quick", help="minutes: 2 nights of 1,500 sessions, no oracles")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="minutes: 2 short nights, one training each")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="write all figures to this file")] = None,
     data_dir: Annotated[Path, typer.Option("--data-dir", help="is emptied first")] = Path("clickloop-simulation"),

@@ -11,8 +11,8 @@ class Plan:
 
     `people` is a kind of trainer.people.KINDS. `bots` is the share of the sessions made by robots that click whatever
     they are shown. Farms come on top of these sessions and make `farm_share` of all, each pushing one document, with
-    the same client ids every night or, `rotating`, with ever new ones. `exploration` overrides exploration.share.
-    `test_queries` are measured on, at most.
+    the same client ids every night or, `rotating`, with ever new ones. `exploration` overrides exploration.share
+    and `soup` training.soup. `test_queries` are measured on, at most.
     """
 
     nights: int = 3
@@ -26,9 +26,10 @@ class Plan:
     farm_share: float = 0.2
     rotating: bool = False
     exploration: float | None = None
+    soup: int | None = None
     oracles: bool = True
     test_queries: int | None = None
     seed: int = 0
 
 
-QUICK: Mapping[str, Any] = {"nights": 2, "sessions": 1_500, "oracles": False, "test_queries": 500}
+QUICK: Mapping[str, Any] = {"nights": 2, "sessions": 1_500, "soup": 1, "oracles": False, "test_queries": 500}

@@ -59,7 +59,8 @@ def simulate(folder: Path, data_dir: Path, plan: Plan, json: Path | None) -> dic
         test = Random(plan.seed).sample(test, min(plan.test_queries, len(test)))
     console, started = Console(stderr=True), time.monotonic()
     exploration = None if plan.exploration is None else {"share": plan.exploration}
-    settings = own_settings(data_dir=data_dir, exploration=exploration)
+    training = None if plan.soup is None else {"soup": plan.soup}
+    settings = own_settings(data_dir=data_dir, exploration=exploration, training=training)
     console.print(
         f"{len(documents)} documents; {len(asked)} queries that simulated people search, {len(test)} that only measure"
     )

@@ -84,7 +84,8 @@ def test_a_life_with_farms_is_that_of_the_same_seed_without_them(
     beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLICKLOOP_MINING__MIN_PAIRS", "1000")
-    plan = Plan(nights=1, sessions=100, people="cascade", exploration=0.5, farms=2, oracles=False, seed=3)
+    monkeypatch.setenv("CLICKLOOP_TRAINING__SOUP", "3")
+    plan = Plan(nights=1, sessions=100, people="cascade", exploration=0.5, soup=1, farms=2, oracles=False, seed=3)
     without = simulate(beir, tmp_path / "life", replace(plan, farm_share=0.0), None)
     attacked = simulate(beir, tmp_path / "life", replace(plan, rotating=True), None)
     for found, searches in ((without, 100), (attacked, 125)):
@@ -93,6 +94,7 @@ def test_a_life_with_farms_is_that_of_the_same_seed_without_them(
         assert night["outcome"] == "skipped"
         assert counts["searches"] + counts["robot_searches_left_out"] == searches
         assert found["exploration"]["share"] == 0.5
+        assert found["recipe"]["training"]["soup"] == 1
         assert (found["oracles"], found["shares"]) == ({}, {"served": {}})
     assert attacked["first"] == without["first"]
     assert len(attacked["farms"]) == 2
