@@ -172,20 +172,6 @@ class Night:
             decision = self._judge.may_be_followed(tonight, chosen, decision)
         self._act(tonight, decision, chosen.side)
 
-    def _act(self, tonight: Tonight, decision: Decision, candidate: Side) -> None:
-        """What won goes live; what is short of evidence may be followed. With this the night is over."""
-        run, steps = tonight.run, tonight.steps
-        if decision.outcome == "promoted":
-            steps.begin("building the new index")
-            self._hand_over(run, steps, self._promoter.build(run, steps, tonight.corpus, candidate, _asked(tonight)))
-            return
-        followed_now = self._challenge(tonight, decision, candidate) if decision.open else []
-        self._runs.finish(run.id, decision.outcome, [*decision.reasons, *followed_now])
-
-    def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
-        if self._promoter.hand_over(run, steps, build_id):
-            self._runs.finish(run.id, "promoted", self._runs.get(run.id).reasons)
-
     def _champion(self, run: Run) -> Release:
         """What was live when the run began, also after a crash."""
         known = run.details.get("lineage", {}).get("champion")
@@ -195,6 +181,14 @@ class Night:
         if live is None:
             raise Skipped("no build is live yet: add documents and let people search first")
         return self._releases.get(live.release_id)
+
+    def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
+        return {
+            "champion": champion.id,
+            "data_sha256": lessons.data_sha256,
+            "recipe": self._recipe.model_dump(mode="json"),
+            "packages": report.packages(),
+        }
 
     def _challenger_wins(self, tonight: Tonight, followed: Followed) -> bool:
         """One more night of the challenger. With its promotion the night is over, but for the next challenger: all that
@@ -266,6 +260,16 @@ class Night:
         self._runs.detail(run.id, chosen={"release": release.id, "drawn_back": said})
         return Candidate(side, found, tuple(said))
 
+    def _act(self, tonight: Tonight, decision: Decision, candidate: Side) -> None:
+        """What won goes live; what is short of evidence may be followed. With this the night is over."""
+        run, steps = tonight.run, tonight.steps
+        if decision.outcome == "promoted":
+            steps.begin("building the new index")
+            self._hand_over(run, steps, self._promoter.build(run, steps, tonight.corpus, candidate, _asked(tonight)))
+            return
+        followed_now = self._challenge(tonight, decision, candidate) if decision.open else []
+        self._runs.finish(run.id, decision.outcome, [*decision.reasons, *followed_now])
+
     def _challenge(self, tonight: Tonight, decision: Decision, candidate: Side, part: str | None = None) -> list[str]:
         """Keeps a candidate that is short of evidence as the challenger, if it is stronger than the present one, and
         says so. `part` of the run's details is about it.
@@ -285,13 +289,9 @@ class Night:
         self._challengers.keep(followed, champion, counted)
         return ["it is followed from now on" if build_id is None else "people are shown its results from now on"]
 
-    def _lineage(self, champion: Release, lessons: Lessons) -> dict[str, Any]:
-        return {
-            "champion": champion.id,
-            "data_sha256": lessons.data_sha256,
-            "recipe": self._recipe.model_dump(mode="json"),
-            "packages": report.packages(),
-        }
+    def _hand_over(self, run: Run, steps: Steps, build_id: str) -> None:
+        if self._promoter.hand_over(run, steps, build_id):
+            self._runs.finish(run.id, "promoted", self._runs.get(run.id).reasons)
 
     def _clean(self, run_id: str) -> None:
         """A candidate that nobody serves or follows leaves only its report."""

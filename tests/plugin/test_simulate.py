@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 from rich.console import Console
-from school import RECIPE_VARIABLES, write_beir
+from school import RECIPE, RECIPE_VARIABLES, write_beir
 
 from clickloop.plugin.plan import Plan
 from clickloop.plugin.simulate import _farm_table, simulate
@@ -94,7 +94,7 @@ def test_a_life_with_farms_is_that_of_the_same_seed_without_them(
         assert night["outcome"] == "skipped"
         assert counts["searches"] + counts["robot_searches_left_out"] == searches
         assert found["exploration"]["share"] == 0.5
-        assert found["recipe"]["training"]["soup"] == 1
+        assert found["recipe"]["training"] == RECIPE.model_dump(), "one training, all else as it is set"
         assert (found["oracles"], found["shares"]) == ({}, {"served": {}})
     assert attacked["first"] == without["first"]
     assert len(attacked["farms"]) == 2
