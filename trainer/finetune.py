@@ -14,6 +14,7 @@ from ..retriever.encoder import best_device, has_bfloat16, load_model
 from .loss import Row, batch_loss, numbered, smaller
 from .mine import Triplet
 from .recipe import FineTuning
+from .thinning import thinning_collator
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -76,11 +77,12 @@ def _train(
     model = load_model(str(course.start))
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # with dropout a CPU falls back to an attention that takes twice as long
+            # With dropout a CPU falls back to an attention that takes twice as long; tokens are left out instead.
+            module.p = 0.0
     served_length = model.max_seq_length
     model.max_seq_length = min(dials.max_tokens, int(served_length or dials.max_tokens))
     judged, rows = bool(course.development), numbered(course.training)
-    trainer = _trainer_class(dials)(
+    trainer = _trainer_class(model, dials)(
         model=model,
         args=_arguments(work, course, seed),
         train_dataset=_dataset(course.training, rows),
@@ -123,11 +125,13 @@ def mixed(shares: Mapping[Path, float]) -> "SentenceTransformer":
     return model
 
 
-def _trainer_class(dials: FineTuning) -> Any:
+def _trainer_class(model: "SentenceTransformer", dials: FineTuning) -> Any:
     import torch
     from sentence_transformers import SentenceTransformerTrainer
 
     class Trainer(SentenceTransformerTrainer):
+        data_collator_class = thinning_collator(model, dials.token_dropout)
+
         def add_model_card_callback(self, *_: Any) -> None:
             """Adds none: the card of a trained model quotes queries and texts of documents."""
 

@@ -27,15 +27,15 @@ TRIPLETS = [
     Triplet(f"{query} k", f"{n % 10} l" + " k" * (n % 4), f"{(n + 3) % 10} m")
     for n, query in enumerate("abcdefghij" * 8)
 ]
-Tune = Callable[[str], np.ndarray[Any, Any]]
+Tune = Callable[..., np.ndarray[Any, Any]]
 
 
 @pytest.fixture
 def tune(tiny_model: Path, tmp_path: Path) -> Tune:
     """Trains on 80 triplets and gives the vectors of a few texts."""
 
-    def tuned(name: str) -> np.ndarray[Any, Any]:
-        dials = FineTuning(epochs=1, soup=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16)
+    def tuned(name: str, **more: Any) -> np.ndarray[Any, Any]:
+        dials = FineTuning(epochs=1, soup=1, batch_size=BATCH, learning_rate=1e-3, max_tokens=16, **more)
         course = Course(tiny_model, TRIPLETS, [], dials, {})
         model, _ = finetune(course, tmp_path / name, seed=0, progress=lambda _share: None)
         return np.asarray(model.encode(["a k", "3 l", "j m"], show_progress_bar=False))
@@ -126,6 +126,16 @@ def test_what_is_computed_again_on_the_way_back_teaches_the_same_model(
     np.testing.assert_allclose(kept, tune("again"), atol=1e-5)
     groups = -(-3 * BATCH // losses.GROUP) * 2  # in two steps
     assert 0 < len(again) < groups, "some are kept"
+
+
+def test_the_share_of_tokens_that_is_left_out_is_the_dials(tune: Tune) -> None:
+    nothing, as_usual, much = (
+        tune("nothing", token_dropout=0.0),
+        tune("as usual"),
+        tune("much", token_dropout=0.9),
+    )
+    assert np.abs(nothing - as_usual).max() > 1e-3
+    assert np.abs(much - as_usual).max() > 1e-3
 
 
 def test_without_room_for_a_single_text_the_settings_to_change_are_named(
