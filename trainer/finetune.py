@@ -14,7 +14,7 @@ from ..retriever.encoder import best_device, has_bfloat16, load_model
 from .loss import Row, batch_loss, numbered, smaller
 from .mine import Triplet
 from .recipe import FineTuning
-from .thinning import thinning_collator
+from .token_dropout import dropout_collator
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -130,7 +130,7 @@ def _trainer_class(model: "SentenceTransformer", dials: FineTuning) -> Any:
     from sentence_transformers import SentenceTransformerTrainer
 
     class Trainer(SentenceTransformerTrainer):
-        data_collator_class = thinning_collator(model, dials.token_dropout)
+        data_collator_class = dropout_collator(model, dials.token_dropout)
 
         def add_model_card_callback(self, *_: Any) -> None:
             """Adds none: the card of a trained model quotes queries and texts of documents."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from clickloop.trainer.thinning import thinned, thinning_collator
+from clickloop.trainer.token_dropout import drop_tokens, dropout_collator
 
 PAD, FIRST, LAST = 0, 1, 2  # special tokens
 
@@ -32,7 +32,7 @@ def test_a_share_of_the_tokens_is_left_out_and_the_others_keep_their_order() -> 
     whole = batch(60, 40, 5)
     left, all_of_them = 0, 0
     for _ in range(50):
-        found = thinned(whole, 0.2, [PAD, FIRST, LAST])
+        found = drop_tokens(whole, 0.2, [PAD, FIRST, LAST])
         assert found["task"] == "any"
         assert (found["token_type_ids"] == found["input_ids"] % 2).all(), "what belongs to a token moves with it"
         for text, before in zip(texts(found), texts(whole), strict=True):
@@ -47,11 +47,11 @@ def test_nothing_is_left_out_of_a_prompt_nor_everything_of_a_text() -> None:
     torch.manual_seed(0)
     whole = {**batch(1, 6), "prompt_length": 4}
     for _ in range(20):
-        one, other = texts(thinned(whole, 0.99, [PAD, FIRST, LAST]))
+        one, other = texts(drop_tokens(whole, 0.99, [PAD, FIRST, LAST]))
         assert one == [FIRST, 10, LAST]
         assert other[:4] == [FIRST, 110, 111, 112]
-    assert texts(thinned(batch(1), 0.99, [PAD, FIRST, LAST])) == [[FIRST, 10, LAST]]
-    assert texts(thinned(batch(0, 3), 0.99, [PAD, FIRST, LAST]))[0] == [FIRST, LAST]
+    assert texts(drop_tokens(batch(1), 0.99, [PAD, FIRST, LAST])) == [[FIRST, 10, LAST]]
+    assert texts(drop_tokens(batch(0, 3), 0.99, [PAD, FIRST, LAST]))[0] == [FIRST, LAST]
 
 
 def test_without_a_share_a_batch_stays_as_it_is(tiny_model: Path) -> None:
@@ -60,7 +60,7 @@ def test_without_a_share_a_batch_stays_as_it_is(tiny_model: Path) -> None:
         {"query": "list of strings", "positive": "a b c", "negative": "map", "label": [1.0, 0, 1, 2]},
         {"query": "sort", "positive": "split the string", "negative": "to", "label": [0.5, 3, 4, 5]},
     ]
-    whole, thin = (thinning_collator(model, share)(model.preprocess)(rows) for share in (0.0, 0.5))
+    whole, thin = (dropout_collator(model, share)(model.preprocess)(rows) for share in (0.0, 0.5))
     assert whole["label"].equal(thin["label"])
     for column in ("query", "positive", "negative"):
         expected = model.preprocess([row[column] for row in rows])

@@ -9,25 +9,25 @@ if TYPE_CHECKING:
 TEXTS = ("query", "positive", "negative")  # the columns of a batch
 
 
-def thinning_collator(model: "SentenceTransformer", share: float) -> Any:
+def dropout_collator(model: "SentenceTransformer", share: float) -> Any:
     """The class that makes batches of the trainer's rows, each text without this share of its tokens, drawn anew."""
     from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
     special = model.tokenizer.all_special_ids
 
-    class Thinning(SentenceTransformerDataCollator):
+    class DroppingTokens(SentenceTransformerDataCollator):
         def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
             batch = super().__call__(features)
             for column in TEXTS:
                 start = f"{column}_"
                 texts = {name.removeprefix(start): value for name, value in batch.items() if name.startswith(start)}
-                batch |= {start + name: value for name, value in thinned(texts, share, special).items()}
+                batch |= {start + name: value for name, value in drop_tokens(texts, share, special).items()}
             return batch
 
-    return Thinning
+    return DroppingTokens
 
 
-def thinned(texts: Mapping[str, Any], share: float, special: Collection[int]) -> dict[str, Any]:
+def drop_tokens(texts: Mapping[str, Any], share: float, special: Collection[int]) -> dict[str, Any]:
     """Tokenised texts (batch × tokens) without this share of their tokens (Iyyer et al. 2015); what follows moves up.
 
     Special tokens and those of a prompt stay, and so does a text of which nothing would be left.
