@@ -48,7 +48,7 @@ class FineTuning(_Dials):
     learning_rate: float = Field(2e-4, gt=0, description="peak of the linear schedule with 10 % warm-up")
     temperature: float = Field(0.05, gt=0, description="of the softmax over cosines")
     token_dropout: float = Field(
-        0.3, ge=0, lt=1, description="share of a text's tokens that is left out, others each time it is trained on"
+        0.1, ge=0, lt=1, description="share of a text's tokens that is left out, others each time it is trained on"
     )
     max_tokens: int = Field(128, ge=8, description="texts are cut to this length while training")
 
