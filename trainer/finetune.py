@@ -12,7 +12,7 @@ import orjson
 
 from ..retriever.encoder import best_device, has_bfloat16, load_model
 from .loss import Row, batch_loss, numbered, smaller
-from .mine import Triplet
+from .mine import TEXTS, Triplet
 from .recipe import FineTuning
 from .token_dropout import dropout_collator
 
@@ -99,32 +99,6 @@ def _train(
     return model, _curve(trainer.state.log_history)
 
 
-def _keep(model: "SentenceTransformer", curve: list[dict[str, float]], folder: Path) -> None:
-    """In a folder that appears complete or not at all; the checkpoints are of no more use."""
-    partial = folder / f"{TRAINED}.part"
-    model.save(str(partial), create_model_card=False)
-    (partial / CURVE).write_bytes(orjson.dumps(curve))
-    partial.replace(folder / TRAINED)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
-def mixed(shares: Mapping[Path, float]) -> "SentenceTransformer":
-    """The model whose weights are the mean of those in the folders, by shares that sum to 1 (Wortsman et al. 2022)."""
-    import torch
-
-    first, *others = shares
-    model = load_model(str(first))
-    weights = dict(model.named_parameters())
-    with torch.no_grad():
-        for own in weights.values():
-            own.mul_(shares[first])
-        for folder in others:
-            for name, more in load_model(str(folder)).named_parameters():
-                weights[name].add_(more, alpha=shares[folder])
-    return model
-
-
 def _trainer_class(model: "SentenceTransformer", dials: FineTuning) -> Any:
     import torch
     from sentence_transformers import SentenceTransformerTrainer
@@ -146,23 +120,6 @@ def _trainer_class(model: "SentenceTransformer", dials: FineTuning) -> Any:
                 torch.cuda.empty_cache()
 
     return Trainer
-
-
-def _watch(progress: Callable[[float], None]) -> Any:
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            progress(state.global_step / max(state.max_steps, 1))
-
-    return Watch()
-
-
-def _attention() -> Any:
-    """Flash attention's backward pass takes a CPU several times as long as plain matrix products on short texts."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return nullcontext() if best_device() == "cuda" else sdpa_kernel([SDPBackend.MATH])
 
 
 def _arguments(work: Path, course: Course, seed: int) -> Any:
@@ -195,6 +152,15 @@ def _arguments(work: Path, course: Course, seed: int) -> Any:
     )
 
 
+def _dataset(triplets: Sequence[Triplet], rows: Sequence[Row]) -> Any:
+    """Texts, and as label what `weighted_loss` reads."""
+    from datasets import Dataset
+
+    columns = {name: [getattr(triplet, name) for triplet in triplets] for name in TEXTS}
+    labels = [[triplet.weight, *row] for triplet, row in zip(triplets, rows, strict=True)]
+    return Dataset.from_dict({**columns, "label": labels})
+
+
 def _evaluator(course: Course) -> Any:
     """Ranks the development split's texts among some of the training split's: its loss grows with confidence, also
     while the ranking still improves.
@@ -222,19 +188,21 @@ def _evaluator(course: Course) -> Any:
     )
 
 
-def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    names = {"epoch": "epoch", "loss": "loss", CHOOSES: "nDCG@10"}
-    rows = [entry for entry in history if "loss" in entry or CHOOSES in entry]
-    return [{short: float(entry[name]) for name, short in names.items() if name in entry} for entry in rows]
+def _watch(progress: Callable[[float], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            progress(state.global_step / max(state.max_steps, 1))
+
+    return Watch()
 
 
-def _dataset(triplets: Sequence[Triplet], rows: Sequence[Row]) -> Any:
-    """Texts, and as label what `weighted_loss` reads."""
-    from datasets import Dataset
+def _attention() -> Any:
+    """Flash attention's backward pass takes a CPU several times as long as plain matrix products on short texts."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    columns = {name: [getattr(triplet, name) for triplet in triplets] for name in ("query", "positive", "negative")}
-    labels = [[triplet.weight, *row] for triplet, row in zip(triplets, rows, strict=True)]
-    return Dataset.from_dict({**columns, "label": labels})
+    return nullcontext() if best_device() == "cuda" else sdpa_kernel([SDPBackend.MATH])
 
 
 def _newest_checkpoint(work: Path) -> str | None:
@@ -246,3 +214,35 @@ def _newest_checkpoint(work: Path) -> str | None:
             return str(path)
         shutil.rmtree(path)
     return None
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    names = {"epoch": "epoch", "loss": "loss", CHOOSES: "nDCG@10"}
+    rows = [entry for entry in history if "loss" in entry or CHOOSES in entry]
+    return [{short: float(entry[name]) for name, short in names.items() if name in entry} for entry in rows]
+
+
+def _keep(model: "SentenceTransformer", curve: list[dict[str, float]], folder: Path) -> None:
+    """In a folder that appears complete or not at all; the checkpoints are of no more use."""
+    partial = folder / f"{TRAINED}.part"
+    model.save(str(partial), create_model_card=False)
+    (partial / CURVE).write_bytes(orjson.dumps(curve))
+    partial.replace(folder / TRAINED)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def mixed(shares: Mapping[Path, float]) -> "SentenceTransformer":
+    """The model whose weights are the mean of those in the folders, by shares that sum to 1 (Wortsman et al. 2022)."""
+    import torch
+
+    first, *others = shares
+    model = load_model(str(first))
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for own in weights.values():
+            own.mul_(shares[first])
+        for folder in others:
+            for name, more in load_model(str(folder)).named_parameters():
+                weights[name].add_(more, alpha=shares[folder])
+    return model

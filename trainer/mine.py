@@ -12,6 +12,7 @@ import polars as pl
 
 from ..retriever.types import Vectors
 
+TEXTS = ("query", "positive", "negative")  # of a triplet, and so the columns of what is trained on
 LEAST_WEIGHT = 0.02
 SCORES = 1 << 26  # of queries and documents held at a time: 256 MiB
 MOST_PASSED = 20  # clicked documents among a query's hardest negatives; each of them costs memory for every pair

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..retriever.encoder import load_model
 from .finetune import Course, finetune
-from .mine import Triplet
+from .mine import TEXTS, Triplet
 from .recipe import FineTuning
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def as_it_comes(model: str, lessons: Sequence[Triplet], dials: FineTuning, work:
     from transformers import PrinterCallback
 
     trained = load_model(model, dials.max_tokens)
-    columns = {name: [getattr(lesson, name) for lesson in lessons] for name in ("query", "positive", "negative")}
+    columns = {name: [getattr(lesson, name) for lesson in lessons] for name in TEXTS}
     trainer = SentenceTransformerTrainer(
         model=trained,
         args=SentenceTransformerTrainingArguments(

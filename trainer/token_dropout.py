@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .mine import TEXTS
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-TEXTS = ("query", "positive", "negative")  # the columns of a batch
 
 
 def dropout_collator(model: "SentenceTransformer", share: float) -> Any:

@@ -41,7 +41,12 @@ def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, cache: Path) -> Pat
     return cache / "clickloop" / "simulate"
 
 
-def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: Path, tmp_path: Path) -> None:
+def test_a_life_reports_decisions_lessons_truth_and_oracles(
+    beir: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "CLICKLOOP_TRAINING__EPOCHS", "3"
+    )  # with two it depends on the kind of processor what is learned
     plan = Plan(nights=1, sessions=1200, position_bias=0.2, bots=0.05, seed=3)
     found = simulate(beir, tmp_path / "life", plan, tmp_path / "found.json")
     assert orjson.loads((tmp_path / "found.json").read_bytes()) == orjson.loads(orjson.dumps(found))
@@ -66,7 +71,7 @@ def test_a_life_reports_decisions_lessons_truth_and_oracles(beir: Path, small: P
         }
         for side in ("served", "candidate")
     }
-    assert gains[-1] > 0.3, f"who knows everything teaches the topics: {gains}"  # .4 to .6, by the kind of processor
+    assert gains[-1] > 0.5, f"who knows everything teaches the topics: {gains}"
     assert gains[-1] > gains[0] + 0.2, f"a random model shows little of what is right: {gains}"
 
     kept = sorted(small.iterdir())

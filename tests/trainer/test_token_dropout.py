@@ -7,6 +7,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from clickloop.trainer.mine import TEXTS
 from clickloop.trainer.token_dropout import drop_tokens, dropout_collator
 
 PAD, FIRST, LAST = 0, 1, 2  # special tokens
@@ -62,7 +63,7 @@ def test_without_a_share_a_batch_stays_as_it_is(tiny_model: Path) -> None:
     ]
     whole, thin = (dropout_collator(model, share)(model.preprocess)(rows) for share in (0.0, 0.5))
     assert whole["label"].equal(thin["label"])
-    for column in ("query", "positive", "negative"):
+    for column in TEXTS:
         expected = model.preprocess([row[column] for row in rows])
         for name in ("input_ids", "attention_mask"):
             assert whole[f"{column}_{name}"].equal(expected[name])
