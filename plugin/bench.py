@@ -18,7 +18,7 @@ from ..retriever.shadow import ShadowIndex
 from ..trainer.contenders import contenders
 from ..trainer.evaluate import DECIDES
 from ..trainer.gate import INTERVAL_Z
-from ..trainer.lives import NARROW, WIDE, Differences, World, power, wrong_lives
+from ..trainer.lives import NARROW, WIDE, Differences, Rare, World, power, wrong_lives
 from ..trainer.mined import KEPT, THRESHOLDS, Mined, mine, simulated
 from ..trainer.people import KINDS
 from ..trainer.recipe import Promotion, Recipe
@@ -47,6 +47,10 @@ WORLDS = {
     "worse by .005": World(replace(WIDE, mean=-0.005), people=150),
     "left-skewed, no gain": World(Differences(skewed=True), people=150),
     "the same, 100 queries a night": World(Differences(skewed=True), blocks=2, people=150),
+    **{
+        f"worse by .003, its losses seldom clicked, {50 * blocks} queries a night": World(Rare(), blocks=blocks)
+        for blocks in (1, 2, 4)
+    },
     "half of the holdout reused, correlated": World(reused=0.5, kept=0.7, people=150),
     "the same, small differences": World(NARROW, reused=0.5, kept=0.7, people=150),
     "clusters of 5": World(Differences(cluster=5), blocks=4, people=150),

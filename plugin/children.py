@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from .logs import log_json_lines
 from .settings import Settings
 
 NICENESS = 10  # searches go first
@@ -30,6 +31,6 @@ def spawn(settings: Settings, module: str, *arguments: str) -> "subprocess.Popen
 def begin() -> Settings:
     """What the child does first: it takes its place behind everything else and reads its settings."""
     os.nice(NICENESS)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_json_lines(logging.WARNING)
     values: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
     return Settings(**values)

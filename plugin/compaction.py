@@ -1,10 +1,13 @@
 """Makes the live index anew in a process of its own: `python -m clickloop.plugin.compaction`, settings on stdin."""
 
+import logging
 import sys
 
 from ..retriever.errors import ClickLoopError
 from .children import begin
 from .loop import ClickLoop
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -12,7 +15,7 @@ def main() -> int:
     try:
         loop.compaction().run()
     except ClickLoopError as error:
-        print(f"clickloop: compaction: {error}", file=sys.stderr)
+        log.error("compaction: %s", error)
         return 1
     finally:
         loop.close()

@@ -1,4 +1,6 @@
-"""The service's log: one JSON object a line on standard error. Queries and document texts never appear in it."""
+"""The log of the service and its children: one JSON object a line on standard error. What people search and what
+documents say never appears in it.
+"""
 
 import logging
 import sys
@@ -20,9 +22,9 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def log_json_lines() -> None:
+def log_json_lines(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("apscheduler", "httpx", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

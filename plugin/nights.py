@@ -129,9 +129,8 @@ def main() -> int:
     show: Callable[[str, float], None] = lambda _step, _share: None  # noqa: E731
     try:
         return 0 if loop.run_night(sys.argv[1], show).outcome != "failed" else 1
-    except Busy as error:
-        print(f"clickloop: {error}", file=sys.stderr)
-        return BUSY
+    except Busy:
+        return BUSY  # the process that started this one says so
 
 
 if __name__ == "__main__":

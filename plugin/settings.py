@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     model: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="of the first release: a folder or a name on the hub"
     )
-    max_tokens: int | None = Field(None, ge=8, description="texts are cut to this length; default: the model's own")
+    max_tokens: int | None = Field(
+        None, ge=8, description="of the first release: texts are cut to this length; default: the model's own"
+    )
     admin_key: SecretStr | None = Field(None, description="presets the admin key; without it the first start makes one")
     payload_indexes: dict[str, Literal["keyword", "integer", "float", "bool", "datetime"]] = Field(
         default_factory=dict, description="payload fields that filters often use, with their type"
@@ -96,6 +98,12 @@ class Settings(BaseSettings):
     guards: Guards = Guards()
     golden: GoldenFiles = GoldenFiles()
     seed: int = Field(0, ge=0, description="of sampling and training")
+
+    def __init__(self, **given: Any) -> None:
+        """Raises SettingsError for CLICKLOOP_* variables that are none of ours, which nothing else would notice."""
+        if unknown := list(_unknown_variables()):
+            raise SettingsError("settings: " + "; ".join(unknown))
+        super().__init__(**given)
 
     @field_validator("database_url")
     @classmethod
@@ -168,8 +176,6 @@ class Settings(BaseSettings):
 
 def read_settings(**given: Any) -> Settings:
     """Raises SettingsError that names every wrong setting, its value and what is expected."""
-    if unknown := list(_unknown_variables()):
-        raise SettingsError("settings: " + "; ".join(unknown))
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

@@ -27,12 +27,13 @@ class Exploration(BaseModel):
     depth: int = Field(30, ge=5, le=200, description="rank down to which these lower-ranked results are drawn")
 
     def places(self, k: int) -> range:
-        """Which of `k` results may be replaced, counted from 0: none where the page ends before the first slot, or is
-        `depth` long itself.
+        """Which of `k` results may be replaced, counted from 0: as many as have a candidate down to `depth`, and
+        none where the page ends before the first slot.
         """
         if not self.share or k >= self.depth:
             return range(0)
-        return range(self.first_slot - 1, min(self.first_slot - 1 + self.slots, k))
+        first = self.first_slot - 1
+        return range(first, min(first + min(self.slots, self.depth - k), k))
 
 
 def explore(

@@ -67,7 +67,9 @@ def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     )
 
 
-def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...] = ()) -> pl.DataFrame:
+def corrected_gains(
+    counts: pl.DataFrame, judgments: pl.DataFrame, model: ClickModel, by: tuple[str, ...] = ()
+) -> pl.DataFrame:
     """For every shown document of a query, and each `by`, its views and its `gain`: an estimate of its relevance whose
     expectation is 1 for a relevant and 0 for any other document, whatever the rank. Single estimates are noisy, and may
     be negative.
@@ -77,14 +79,26 @@ def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...]
     views. It needs no prior. What was clicked above is settled before a result is looked at, so the correction holds by
     distance too. Where right − wrong is below MIN_LIFT of its largest value that is taken, which shrinks the gain
     towards 0.
+
+    `variance` and `third` are the central moments that clicks alone give to this estimate, whether there were any or
+    not: by the `judgments` of the pairs a view is clicked with probability q = wrong + relevance · (right − wrong), and
+    adds q (1 − q) and q (1 − q) (1 − 2q) to the moments of the clicks.
     """
     right, wrong = model.clicked(counts["rank"].to_numpy().astype(np.int64) - 1, counts["gap"].to_numpy())
-    least = MIN_LIFT * float((model.right - model.wrong).max())
-    excess = (counts["clicks"].to_numpy() - wrong * counts["views"].to_numpy()) / np.maximum(right - wrong, least)
+    lift = np.maximum(right - wrong, MIN_LIFT * float((model.right - model.wrong).max()))
+    relevance = counts.join(judgments, on=PAIR, how="left", maintain_order="left")["relevance"].to_numpy()
+    clicked, views = wrong + relevance * (right - wrong), counts["views"].to_numpy()
+    squares = views * clicked * (1 - clicked)
+    sums = {
+        "gain": (counts["clicks"].to_numpy() - wrong * views) / lift,
+        "variance": squares / lift**2,
+        "third": squares * (1 - 2 * clicked) / lift**3,
+    }
+    total = pl.col("views").sum()
     return (
-        counts.with_columns(excess=pl.Series(excess, dtype=pl.Float64))
+        counts.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in sums.items())
         .group_by(*by, *PAIR, maintain_order=True)
-        .agg(pl.col("views").sum(), gain=pl.col("excess").sum() / pl.col("views").sum())
+        .agg(total, *(pl.col(name).sum() / total**power for power, name in enumerate(sums, 1)))
         .sort(*by, *PAIR)
     )
 

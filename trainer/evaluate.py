@@ -1,6 +1,7 @@
 """Champion and candidate side by side: what people's clicks say about both."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -11,6 +12,8 @@ import numpy as np
 import orjson
 import polars as pl
 from ir_measures import RR, Qrel, R, ScoredDoc
+
+from .gate import Sample
 
 DECIDES = "nDCG@10"
 METRICS = (DECIDES, "RR@10", "R@10")
@@ -24,7 +27,8 @@ CHOSEN = 0.5  # posterior relevance from which a document counts as what people 
 class Judged:
     """A query that judges searched `within` a filter; `share` of those who asked it did so within this one.
 
-    `gains`: corrected gains of all shown documents; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
+    `gains`: corrected gains of all shown documents, and `moments` the second and third central ones that clicks give
+    them; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
     because whoever asks looks for something, shown or not; `chosen`: documents that are probably relevant, with that
     probability; `visible`: the probability that at least one shown document is relevant, without which no gain can be
     seen.
@@ -35,6 +39,7 @@ class Judged:
     share: float
     cluster: str
     gains: dict[str, float]
+    moments: dict[str, tuple[float, float]]
     ideal: float
     chosen: dict[str, float]
     visible: float
@@ -47,7 +52,7 @@ class Result:
     nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for what
     was shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
     documents, missing where none is known. `champion_unseen` and `candidate_unseen` are the shares of the hits that no
-    judge was ever shown.
+    judge was ever shown. `variance` and `third` are the central moments that clicks alone give to `delta`.
     """
 
     query: str
@@ -62,6 +67,8 @@ class Result:
     visible: float
     champion_unseen: float
     candidate_unseen: float
+    variance: float
+    third: float
 
     @property
     def delta(self) -> float:
@@ -91,6 +98,7 @@ def judged_queries(judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mappi
                 share=share_of[query, within],
                 cluster=clusters[str(query)],
                 gains=dict(zip(group["document_id"], group["gain"], strict=True)),
+                moments=dict(zip(group["document_id"], group.select("variance", "third").rows(), strict=True)),
                 ideal=max(1.0, _dcg(sorted(relevance.values(), reverse=True)[:DEPTH])),
                 chosen={document_id: value for document_id, value in relevance.items() if value >= CHOSEN},
                 visible=1 - math.prod(1 - value for value in relevance.values()),
@@ -106,6 +114,7 @@ def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Se
     runs = champion, candidate
     ideal = float(np.average([item.ideal for item in judged], weights=[item.share for item in judged]))
     scores = [_measure(judged, hits, ideal) for hits in runs]
+    moments = [_moments(item, first, second, ideal) for item, first, second in zip(judged, *runs, strict=True)]
     return [
         Result(
             query=item.query,
@@ -120,9 +129,25 @@ def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Se
             visible=item.visible,
             champion_unseen=_unseen(item, runs[0][i]),
             candidate_unseen=_unseen(item, runs[1][i]),
+            variance=moments[i][0],
+            third=moments[i][1],
         )
         for i, item in enumerate(judged)
     ]
+
+
+def _moments(item: Judged, champion: Ranking, candidate: Ranking, ideal: float) -> tuple[float, float]:
+    """Of the difference, to which every gain adds with what its document's discount changes by."""
+    weights = defaultdict[str, float](float)
+    for sign, hits in ((-1, champion), (1, candidate)):
+        for rank, document_id in enumerate(hits[:DEPTH], 1):
+            weights[document_id] += sign * _discount(rank) / ideal
+    variance = third = 0.0
+    for document_id, weight in weights.items():
+        if document_id in item.moments:
+            variance += weight**2 * item.moments[document_id][0]
+            third += weight**3 * item.moments[document_id][1]
+    return variance, third
 
 
 def _unseen(item: Judged, hits: Sequence[str]) -> float:
@@ -130,7 +155,11 @@ def _unseen(item: Judged, hits: Sequence[str]) -> float:
 
 
 def _dcg(gains: Iterable[float]) -> float:
-    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
+    return sum(gain * _discount(rank) for rank, gain in enumerate(gains, 1))
+
+
+def _discount(rank: int) -> float:
+    return 1 / math.log2(rank + 1)
 
 
 def _measure(judged: Sequence[Judged], hits: Sequence[Ranking], ideal: float) -> list[dict[str, float]]:
@@ -152,17 +181,30 @@ def _measure(judged: Sequence[Judged], hits: Sequence[Ranking], ideal: float) ->
     return values
 
 
-def evidence(results: Sequence[Result]) -> list[float]:
+def evidence(results: Sequence[Result]) -> Sample:
     """Independent units: the mean difference of each cluster of near-duplicate queries."""
-    return by_cluster(results, lambda result: result.delta)
+    clusters = _clusters(results)
+    variance = sum(_moment(found, 2, attrgetter("variance")) for found in clusters)
+    third = sum(_moment(found, 3, attrgetter("third")) for found in clusters)
+    return Sample.of([_mean(found, attrgetter("delta")) for found in clusters], variance, third)
 
 
 def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
     """The mean of the value over the queries of each cluster, in which the filters of one count by their askers."""
+    return [_mean(found, value) for found in _clusters(results)]
+
+
+def _clusters(results: Sequence[Result]) -> list[list[Result]]:
     clusters: dict[str, list[Result]] = {}
     for result in results:
         clusters.setdefault(result.cluster, []).append(result)
-    return [_mean(found, value) for found in clusters.values()]
+    return list(clusters.values())
+
+
+def _moment(results: Sequence[Result], power: int, of: Callable[[Result], float]) -> float:
+    """The central moment of a mean over queries: nobody's clicks on one depend on those on another."""
+    total = sum(result.share for result in results)
+    return sum((result.share / total) ** power * of(result) for result in results)
 
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:

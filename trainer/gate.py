@@ -30,22 +30,28 @@ _HARMONIC = sum(1 / night for night in range(2, CHALLENGER_NIGHTS + 1))
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Differences, candidate minus champion, of independent units, as sums: samples of different units add up."""
+    """Differences, candidate minus champion, of independent units, as sums: samples of different units add up.
+
+    `variance` and `third` are sums too: of the second and third central moments that each unit must at least have,
+    drawn or not. Where a click is rare, a few units may hold none, and what they say is then far too certain.
+    """
 
     n: int = 0
     total: float = 0.0
     squares: float = 0.0
     cubes: float = 0.0
     largest: float = 0.0  # absolute difference
+    variance: float = 0.0
+    third: float = 0.0
 
     @classmethod
-    def of(cls, differences: Sequence[float]) -> "Sample":
+    def of(cls, differences: Sequence[float], variance: float = 0.0, third: float = 0.0) -> "Sample":
         values = np.asarray(differences, dtype=np.float64)
         if not len(values):
             return cls()
         squares = values * values
-        total, second, third = float(values.sum()), float(squares.sum()), float((squares * values).sum())
-        return cls(len(values), total, second, third, float(np.abs(values).max()))
+        total, second, cubes = float(values.sum()), float(squares.sum()), float((squares * values).sum())
+        return cls(len(values), total, second, cubes, float(np.abs(values).max()), variance, third)
 
     def __add__(self, other: "Sample") -> "Sample":
         return Sample(
@@ -54,6 +60,8 @@ class Sample:
             self.squares + other.squares,
             self.cubes + other.cubes,
             max(self.largest, other.largest),
+            self.variance + other.variance,
+            self.third + other.third,
         )
 
     @property
@@ -84,29 +92,30 @@ class Sample:
         return self.mean / self.error
 
     @property
-    def skew(self) -> float:
+    def lean(self) -> float:
+        """How far the units lean to large losses: their skewness with the sign turned, and 0 where that is negative."""
         spread = self._central_squares() / self.n if self.n else 0.0
         if spread <= 1e-14 * self.largest**2 or not spread:
             return 0.0
-        third = self.cubes / self.n - 3 * self.mean * self.squares / self.n + 2 * self.mean**3
-        return float(third / spread**1.5)
+        drawn = self.cubes - 3 * self.mean * self.squares + 2 * self.n * self.mean**3
+        return float(max(-min(drawn, self.third) / self.n / spread**1.5, 0.0))
 
     @property
     def p_value(self) -> float:
         """One-sided, of "the mean is not above 0", guarded where the normal tail is too thin.
 
-        p = (1 − Φ(z)) · exp(max(−skew, 0) · z³ / (3√n) + z⁴ / (4n)) + (1 + mean)⁻ⁿ. The first term is after the
-        Cramér-type deviations of Student's t in Jing, Shao, Wang (2003); without the skew a left-skewed null is
+        p = (1 − Φ(z)) · exp(lean · z³ / (3√n) + z⁴ / (4n)) + (1 + mean)⁻ⁿ. The first term is after the
+        Cramér-type deviations of Student's t in Jing, Shao, Wang (2003); without the lean a left-skewed null is
         rejected dozens of times too often. The second is the chance that n units hold none of the rare losses, of 1
-        each, that would make their mean 0: of a share q = mean / (1 + mean), (1 − q)ⁿ. Of what was not drawn the skew
-        knows nothing.
+        each, that would make their mean 0: of a share q = mean / (1 + mean), (1 − q)ⁿ. Of these, which `variance` and
+        `third` may not know either, the first term knows nothing.
         """
         from scipy.special import log_ndtr  # half a second that a service which only reads decisions is spared
 
         if self.z <= 0:
             return 1.0
         root = math.sqrt(self.n)
-        lean = max(-self.skew, 0.0)
+        lean = self.lean
         # Beyond this z the correction would grow faster than the evidence.
         z = min(self.z, root * (math.sqrt(lean**2 + 4) - lean) / 2)
         log_tail = float(log_ndtr(-z)) + lean * z**3 / (3 * root) + z**4 / (4 * self.n)
@@ -123,7 +132,7 @@ class Sample:
         return float(bdtrc((votes + lead) // 2 - 1, votes, 0.5))  # much faster than scipy.stats.binom
 
     def _central_squares(self) -> float:
-        return self.squares - self.total**2 / self.n
+        return max(self.squares - self.total**2 / self.n, self.variance)
 
 
 @dataclass(frozen=True, slots=True)

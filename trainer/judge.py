@@ -79,7 +79,7 @@ class Judge:
         seconds = time.monotonic() - began
         contest = Contest(some, tonight.champion.part(rows), candidate, filters)
         results = contest.results(part, lessons.clicks, lessons.wordings)
-        refused = screen(_sample(results))
+        refused = screen(evidence(results))
         passed = refused is None
         if refused is not None and self._people_can_tell(tonight):
             refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
@@ -87,7 +87,7 @@ class Judge:
         spent = saving(len(rows), len(corpus.keys), seconds, passed=passed, ranks_all=ranks_all)
         self._runs.detail(tonight.run.id, screen=spent)
         if refused is not None:
-            self._saw(tonight.run, release, replace(refused, sample=_sample(results)), results)
+            self._saw(tonight.run, release, replace(refused, sample=evidence(results)), results)
             if not refused.open:  # otherwise the guards are asked first
                 self._decided(tonight, release, refused)
         return refused
@@ -112,9 +112,9 @@ class Judge:
         slices = by_slice(holdout, lessons.holdout, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
         if broken(candidate.guards):
-            decision = unlooked(_sample(holdout))
+            decision = unlooked(evidence(holdout))
         else:
-            decision = decide(_sample(holdout), self._runs.looks_before(run.id), self._recipe.promotion)
+            decision = decide(evidence(holdout), self._runs.looks_before(run.id), self._recipe.promotion)
         decision = _turned(decision, candidate)
         self._saw(run, candidate.side.release, decision, holdout)  # first: what is decided stands
         self._decided(tonight, candidate.side.release, decision)
@@ -172,7 +172,7 @@ class Judge:
         results = [result for result in results if _unit(result.cluster) in fresh]
         people = Sample.of([value for person, value in liked.items() if _person(person) in fresh])
         before = followed.state
-        queries, people = before.queries + _sample(results), before.people + people
+        queries, people = before.queries + evidence(results), before.people + people
         state = replace(before, nights=before.nights + 1, queries=queries, people=people)
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
         return (now, results) if self._challengers.keep(now, lessons.champion, fresh) else None
@@ -219,7 +219,3 @@ def _unit(cluster: str) -> str:
 
 def _person(person: str) -> str:
     return f"person {person}"
-
-
-def _sample(results: Sequence[Result]) -> Sample:
-    return Sample.of(evidence(results))

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .clicks import MIN_LIFT
+from .evaluate import DEPTH
 from .gate import Challenger, Decision, Sample, ask_people, decide, follow, screen, stronger, unheard
 from .recipe import Promotion
 
@@ -19,6 +21,7 @@ T = TypeVar("T")
 BLOCK = 50  # units that are drawn together
 BANK = 20_000  # blocks to draw from
 CHUNK = 50  # lives that one task simulates
+LIKED = 0.8  # share of right results looked at that are clicked
 Floats = npt.NDArray[np.float64]
 
 
@@ -34,6 +37,10 @@ class Differences:
     mean: float = 0.0
     skewed: bool = False
     cluster: int = 1
+
+    def units(self, random: np.random.Generator, count: int) -> Floats:
+        """Differences, and the moments that clicks alone give to them, of which nothing is known here: (count, 3)."""
+        return np.stack([self.draw(random, count), np.zeros(count), np.zeros(count)], axis=1)
 
     def draw(self, random: np.random.Generator, count: int) -> Floats:
         if self.cluster == 1:
@@ -52,6 +59,37 @@ class Differences:
         return np.where(chance < self.changed, np.where(upwards, size, -size), 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Rare:
+    """Corrected gains of a candidate that is not better, of queries that one person each asked, who looks at rank r
+    with 1/r and clicks `noise` of what is wrong there and LIKED of what is right. It shows what nobody was shown from
+    rank `first` on, where 3 % were right, and in `up` of the queries puts the right document of rank 2 on top. Most
+    queries hold no click on what it lost, each of which counts for several lost documents.
+    """
+
+    noise: float = 0.1
+    first: int = 8
+    up: float = 0.7
+
+    def units(self, random: np.random.Generator, count: int) -> Floats:
+        """Differences, and the second and third central moments that clicks alone give to them: (count, 3)."""
+        looked, discount = 1 / np.arange(1, DEPTH + 1), 1 / np.log2(np.arange(2, DEPTH + 2))
+        share = np.array([0.4, 0.15, *[0.05] * (self.first - 3), *[0.03] * (DEPTH + 1 - self.first)])
+        right = random.random((count, DEPTH)) < share
+        new = np.tile(np.where(np.arange(1, DEPTH + 1) < self.first, discount, 0.0), (count, 1))
+        raised = right[:, 1] & ~right[:, 0] & (random.random(count) < self.up)
+        new[raised, 0], new[raised, 1] = discount[1], discount[0]
+        clicks = random.random((count, DEPTH)) < looked * np.where(right, LIKED, self.noise)
+        lift = np.maximum((LIKED - self.noise) * looked, MIN_LIFT * (LIKED - self.noise))
+        gain = (clicks - self.noise * looked) / lift
+        likely = [np.where(clicks, looked * rate, 1 - looked * rate) for rate in (LIKED, self.noise)]
+        relevance = share * likely[0] / np.maximum(share * likely[0] + (1 - share) * likely[1], 1e-300)
+        clicked = looked * (self.noise + relevance * (LIKED - self.noise))
+        moved, squares = new - discount, clicked * (1 - clicked)
+        moments = (moved**2 * squares / lift**2, moved**3 * squares * (1 - 2 * clicked) / lift**3)
+        return np.stack([part.sum(axis=1) for part in (moved * gain, *moments)], axis=1)
+
+
 # Standard deviations as between a base and a tuned model (.26), and between one night's model and the next (.10).
 WIDE = Differences()
 NARROW = Differences(changed=0.17, reach=0.42)
@@ -66,7 +104,7 @@ class World:
     tell their preference about a challenger every night: a fifth each for and against it, the others have none.
     """
 
-    null: Differences = WIDE
+    null: Differences | Rare = WIDE
     better: Differences = WIDE
     better_nights: float = 0.0
     blocks: int = 20
@@ -78,23 +116,26 @@ class World:
 class Bank:
     """Sums of ready-made blocks, so that a night is a sum of sums."""
 
-    def __init__(self, differences: Differences, seed: int) -> None:
-        values = differences.draw(np.random.default_rng(seed), BANK * BLOCK).reshape(BANK, BLOCK)
-        self._sums = np.stack([(values**power).sum(axis=1) for power in (1, 2, 3)], axis=1)
+    def __init__(self, differences: Differences | Rare, seed: int) -> None:
+        units = differences.units(np.random.default_rng(seed), BANK * BLOCK).reshape(BANK, BLOCK, 3)
+        values = units[..., 0]
+        self._sums = np.concatenate(
+            [np.stack([(values**power).sum(axis=1) for power in (1, 2, 3)], axis=1), units[..., 1:].sum(axis=1)], axis=1
+        )
         self._largest = float(np.abs(values).max())
         # A symmetric null is drawn with either sign: its mean is then 0 exactly, not only that of the bank.
-        self._signed = differences.mean == 0 and not differences.skewed
+        self._signed = isinstance(differences, Differences) and differences.mean == 0 and not differences.skewed
 
     def draw(self, random: np.random.Generator, *shape: int) -> Floats:
-        """Sums of the first three powers of random blocks, (…, 3)."""
+        """Sums of the first three powers of random blocks, and of both moments that clicks give: (…, 5)."""
         found: Floats = self._sums[random.integers(BANK, size=shape)]
         if self._signed:
-            found[..., ::2] *= random.choice((-1.0, 1.0), size=(*shape, 1))
+            found[..., :3:2] *= random.choice((-1.0, 1.0), size=(*shape, 1))
         return found
 
     def sample(self, blocks: Floats) -> Sample:
-        total, squares, cubes = blocks.sum(axis=0).tolist()
-        return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest)
+        total, squares, cubes, *moments = blocks.sum(axis=0).tolist()
+        return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest, *moments)
 
 
 class Gatekeeper:

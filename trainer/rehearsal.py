@@ -136,14 +136,14 @@ class _Life:
             self._counted |= {result.cluster for result in fresh}
             votes = Sample.of(list(preferences(self._log[-1], CHALLENGER).values()))
             self.people += votes
-            if gatekeeper.hear(_sample(fresh), votes):
+            if gatekeeper.hear(evidence(fresh), votes):
                 return True
         parted = split(log, who_judges(log, shares), shares)
         holdout = results(parted.filter(pl.col("part") == HOLDOUT))
-        self.estimates.append(_sample(holdout))
+        self.estimates.append(evidence(holdout))
         before = gatekeeper.challenger
         screened = results(parted.filter(pl.col("part") == DEVELOPMENT))
-        promoted = gatekeeper.offer(_sample(screened), self.estimates[-1])
+        promoted = gatekeeper.offer(evidence(screened), self.estimates[-1])
         if gatekeeper.challenger is not before:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
             looked = gatekeeper.challenger is not None and gatekeeper.challenger.looked
@@ -177,7 +177,3 @@ class _Life:
         )
         joined = frame.join(named, on="text", maintain_order="left")
         return joined.with_columns(person=pl.col("search").cast(pl.String), release=pl.lit(CHAMPION))
-
-
-def _sample(results: Sequence[Result]) -> Sample:
-    return Sample.of(evidence(results))

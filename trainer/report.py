@@ -82,7 +82,7 @@ def slices_json(slices: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
         name: {
             "champion": _mean(by_cluster(results, lambda result: result.champion[DECIDES])),
             "candidate": _mean(by_cluster(results, lambda result: result.candidate[DECIDES])),
-            "change": estimate_json(Sample.of(evidence(results))),
+            "change": estimate_json(evidence(results)),
         }
         for name, results in slices.items()
     }

@@ -130,4 +130,4 @@ def _lead() -> pl.Expr:
     """
     mean = pl.col("score").mean().over("search")
     tenths = 10 * (pl.col("score") - mean) / (1 - mean).clip(MIN_LEFT)
-    return tenths.clip(-100, 100).round().fill_null(0).cast(pl.Int8)
+    return tenths.clip(-100, 100).round().fill_nan(0).fill_null(0).cast(pl.Int8)

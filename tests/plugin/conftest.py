@@ -164,9 +164,11 @@ def until() -> Callable[[Callable[[], bool]], None]:
 @pytest.fixture(scope="module")
 def loop(
     prepared: Path, tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[[Path], Settings]
-) -> ClickLoop:
+) -> Iterator[ClickLoop]:
     """The parts behind `api`."""
-    return ClickLoop(settings_for(Path(shutil.copytree(prepared, tmp_path_factory.mktemp("served") / "data"))))
+    folder = tmp_path_factory.mktemp("served")
+    yield ClickLoop(settings_for(Path(shutil.copytree(prepared, folder / "data"))))
+    shutil.rmtree(folder)  # the engine takes 128 MiB for the smallest index
 
 
 @pytest.fixture(scope="module")

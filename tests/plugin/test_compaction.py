@@ -17,6 +17,7 @@ from kill_at_step import LAST, kill
 from school import LessonSettings, resume, until
 from sqlalchemy import func, select
 
+from clickloop.plugin.children import spawn
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.compaction import Compactions
@@ -278,3 +279,13 @@ def test_an_index_that_was_not_replaced_is_not_made_again_and_again() -> None:
     assert [look(build) for build in worn] == [1, 2, 3], "each went live and has worn since"
     assert [look(worn[-1]) for _ in range(5)] == [3] * 5
     assert look(worn[0]) == 3, "it waits for a while, whatever is live then"
+
+
+def test_a_child_says_what_went_wrong_in_json_lines_as_the_service_does(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both write to one standard error, which whoever collects the logs parses."""
+    shutil.rmtree(settings.data_dir / "releases")
+    assert spawn(settings, "compaction").wait() == 1
+    lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["level"], line["message"].partition(":")[0]) for line in lines] == [("error", "compaction")]

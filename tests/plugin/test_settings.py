@@ -130,6 +130,8 @@ def test_a_misspelt_variable_is_named_with_what_was_meant(
     assert f"{name} is no setting" in message
     assert nearest in message
     assert "topsecret" not in message
+    with pytest.raises(SettingsError, match=f"{name} is no setting"):
+        Settings(data_dir="an app's own")
 
 
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def test_closer_candidates_are_more_probable() -> None:
         ({"share": 0.1}, 7, [6, 7]),
         ({"share": 0.1}, 5, []),
         ({"share": 0.1}, 25, [6, 7, 8, 9, 10]),
+        ({"share": 0.1}, 28, [6, 7]),  # only two candidates are left
         ({"share": 0.1}, 30, []),
         ({"share": 0.1, "first_slot": 9, "slots": 1}, 10, [9]),
     ],

@@ -15,12 +15,14 @@ from clickloop.trainer.evaluate import (
     METRICS,
     Judged,
     Result,
+    by_cluster,
     compare,
     evidence,
     judged_queries,
     summary,
     visibility,
 )
+from clickloop.trainer.gate import Sample
 
 CLUSTERS = {"a": "A", "b": "B"}
 DOCUMENTS = [f"d{number}" for number in range(1, 13)]
@@ -33,7 +35,8 @@ def ranking(*best: str) -> list[str]:
 
 def judged(gains: dict[str, float], query: str = "q", ideal: float = 1.0) -> Judged:
     chosen = {document_id: 0.9 for document_id, gain in gains.items() if gain >= 0.5}
-    return Judged(query, "", 1.0, f"cluster of {query}", gains, ideal, chosen, visible=0.9)
+    moments = dict.fromkeys(gains, (0.5, 0.25))
+    return Judged(query, "", 1.0, f"cluster of {query}", gains, moments, ideal, chosen, visible=0.9)
 
 
 def one(gains: dict[str, float], *best: str) -> dict[str, float]:
@@ -46,12 +49,17 @@ def one(gains: dict[str, float], *best: str) -> dict[str, float]:
 
 def gains_of(*rows: tuple[str, str, str, float], views: int = 1) -> pl.DataFrame:
     gains = pl.DataFrame(rows, schema=["query", "within", "document_id", "gain"], orient="row")
-    return gains.with_columns(views=views)
+    return gains.with_columns(views=views, variance=0.5, third=0.25)
 
 
 def result(delta: float, cluster: str = "c", query: str = "q", share: float = 1.0) -> Result:
     values = [dict.fromkeys(METRICS, 0.5 + sign * delta / 2) for sign in (-1, 1)]
-    return Result(query, "", share, cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5)
+    return Result(query, "", share, cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5, 0.04, -0.02)
+
+
+def differences(results: list[Result]) -> list[float]:
+    """The units of the evidence."""
+    return by_cluster(results, lambda result: result.delta)
 
 
 def test_gains_are_discounted_by_rank_and_may_be_negative() -> None:
@@ -91,7 +99,7 @@ def test_all_queries_share_one_scale() -> None:
 
 def test_nothing_judged_gives_no_results_no_evidence_and_a_summary_of_zeros() -> None:
     assert compare([], [], []) == []
-    assert evidence([]) == []
+    assert evidence([]) == Sample()
     assert summary([], "champion") == dict.fromkeys(METRICS, 0.0)
 
 
@@ -110,8 +118,33 @@ def test_queries_without_clicks_judge_too_and_documents_that_cannot_be_found_do_
 
 
 def test_a_cluster_is_one_value_however_many_queries_it_has() -> None:
+    results = [result(0.2, "one"), result(0.4, "one"), result(-0.1, "other")]
+    assert differences(results) == [pytest.approx(0.3), pytest.approx(-0.1)]
+    found = evidence(results)
+    assert (found.n, found.total) == (2, pytest.approx(0.2))
+
+
+def test_what_clicks_alone_give_to_the_evidence_adds_up() -> None:
+    """A mean of two independent queries has a quarter of the sum of their variances, an eighth of that of their third
+    moments.
+    """
     found = evidence([result(0.2, "one"), result(0.4, "one"), result(-0.1, "other")])
-    assert found == [pytest.approx(0.3), pytest.approx(-0.1)]
+    assert found.variance == pytest.approx(0.04 * 2 / 4 + 0.04)
+    assert found.third == pytest.approx(-0.02 * 2 / 8 - 0.02)
+
+
+def test_what_clicks_alone_give_to_a_difference_goes_by_the_change_of_discounts() -> None:
+    """d1 falls from rank 1 to 3, d3 rises to 1, d2 stays; what was never shown has no clicks."""
+    (found,) = compare(
+        [judged(dict.fromkeys(("d1", "d2", "d3"), 0.0), ideal=2.0)],
+        [ranking("d1", "d2", "d3")],
+        [ranking("d3", "d2", "d1")],
+    )
+    moved = (1 - 1 / log2(4)) / 2
+    assert found.variance == pytest.approx(2 * moved**2 * 0.5)
+    assert found.third == pytest.approx(0), "what rises and what falls cancel out"
+    (lost,) = compare([judged({"d11": 0.0})], [ranking("d11")], [ranking()])
+    assert (lost.variance, lost.third) == (pytest.approx(0.5), pytest.approx(-0.25))
 
 
 def test_the_filters_of_a_query_count_by_those_who_asked_within_them() -> None:
@@ -121,8 +154,8 @@ def test_the_filters_of_a_query_count_by_those_who_asked_within_them() -> None:
     gains = pl.concat([many, gains_of(("a", "{}", "d2", 5.0))])
     assert [found.share for found in judged_queries(judgments, gains, CLUSTERS)] == [0.99, 0.01]
     within = [result(-0.1, share=0.99), result(0.9, share=0.01)]
-    assert evidence(within) == [pytest.approx(-0.09)]
-    assert evidence([*within, result(0.29, query="another")]) == [pytest.approx(0.1)], "queries count alike"
+    assert differences(within) == [pytest.approx(-0.09)]
+    assert differences([*within, result(0.29, query="another")]) == [pytest.approx(0.1)], "queries count alike"
     delta = summary(within, "candidate")["nDCG@10"] - summary(within, "champion")["nDCG@10"]
     assert delta == pytest.approx(-0.09)
 
@@ -140,8 +173,8 @@ def test_the_scale_does_not_depend_on_how_many_filters_a_query_had() -> None:
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=20))
 def test_swapping_the_sides_turns_the_evidence_around(deltas: list[float]) -> None:
-    ahead = evidence([result(delta, str(i)) for i, delta in enumerate(deltas)])
-    behind = evidence([result(-delta, str(i)) for i, delta in enumerate(deltas)])
+    ahead = differences([result(delta, str(i)) for i, delta in enumerate(deltas)])
+    behind = differences([result(-delta, str(i)) for i, delta in enumerate(deltas)])
     assert np.allclose(ahead, [-value for value in behind])
 
 

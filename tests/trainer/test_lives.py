@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from clickloop.trainer.lives import NARROW, WIDE, Differences, World, power, wrong_lives
+from clickloop.trainer.gate import Sample, first_level
+from clickloop.trainer.lives import NARROW, WIDE, Differences, Rare, World, power, wrong_lives
 from clickloop.trainer.recipe import Promotion
 
 DIALS = Promotion(min_effect=0)
@@ -31,6 +32,33 @@ def test_queries_of_a_cluster_are_correlated() -> None:
     """Means of 5 queries with correlation 1/2 have .6 of the variance of one query."""
     values = Differences(cluster=5).draw(np.random.default_rng(1), 200_000)
     assert values.var() == pytest.approx(0.6 * 0.26**2, rel=0.05)
+
+
+@pytest.mark.parametrize("rare", [Rare(), Rare(first=9, up=0.4), Rare(noise=0.02), Rare(noise=0.0)])
+def test_rare_losses_are_worse_and_vary_by_what_clicks_alone_give(rare: Rare) -> None:
+    units = rare.units(np.random.default_rng(1), 400_000)
+    values = units[:, 0]
+    assert -0.01 < values.mean() < 0
+    assert 0.85 * values.var() < units[:, 1].mean() < values.var()
+    assert units[:, 2].mean() == pytest.approx(((values - values.mean()) ** 3).mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("n", [50, 100, 200])
+@pytest.mark.parametrize("noise", [0.1, 0.02, 0.0])
+def test_losses_that_are_seldom_clicked_fool_nobody(noise: float, n: int) -> None:
+    """Of 50 queries, as a small service has them, many samples hold no click on what a candidate lost."""
+    draws = 2_000
+    nights = Rare(noise).units(np.random.default_rng(2), draws * n).reshape(draws, n, 3)
+    found = np.array([Sample.of(night[:, 0], *night[:, 1:].sum(axis=0)).p_value for night in nights])
+    for level in (first_level(1), 0.01, 0.05):
+        assert (found <= level).sum() <= draws * level + 4 * np.sqrt(draws * level)
+
+
+def test_they_fool_whoever_goes_by_what_was_drawn_alone() -> None:
+    """So that the test above asks for something."""
+    nights = Rare().units(np.random.default_rng(2), 2_000 * 50)[:, 0].reshape(2_000, 50)
+    found = np.array([Sample.of(night).p_value for night in nights])
+    assert (found <= first_level(1)).mean() > 20 * first_level(1)
 
 
 def test_lives_without_gains_promote_next_to_nothing() -> None:

@@ -56,3 +56,5 @@ def test_an_unknown_score_is_neither_for_nor_against_a_result() -> None:
     rows = [(1, "q", "p", f"d{rank}", rank, False) for rank in range(1, 4)]
     log = pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(score=pl.Series([0.8, None, 0.2]))
     assert count_people(log)["lead"].to_list() == [6, 0, -6]
+    broken = log.with_columns(score=pl.Series([0.8, float("nan"), 0.2]))
+    assert count_people(broken)["lead"].to_list() == [0, 0, 0], "of its list nothing is known then"
