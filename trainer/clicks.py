@@ -67,9 +67,7 @@ def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:
     )
 
 
-def corrected_gains(
-    counts: pl.DataFrame, judgments: pl.DataFrame, model: ClickModel, by: tuple[str, ...] = ()
-) -> pl.DataFrame:
+def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...] = ()) -> pl.DataFrame:
     """For every shown document of a query, and each `by`, its views and its `gain`: an estimate of its relevance whose
     expectation is 1 for a relevant and 0 for any other document, whatever the rank. Single estimates are noisy, and may
     be negative.
@@ -80,25 +78,28 @@ def corrected_gains(
     distance too. Where right − wrong is below MIN_LIFT of its largest value that is taken, which shrinks the gain
     towards 0.
 
-    `variance` and `third` are the central moments that clicks alone give to this estimate, whether there were any or
-    not: by the `judgments` of the pairs a view is clicked with probability q = wrong + relevance · (right − wrong), and
-    adds q (1 − q) and q (1 − q) (1 − 2q) to the moments of the clicks.
+    `variance` and `third` are the central moments that noise alone gives to this estimate, drawn or not: a view adds
+    q (1 − q) and q (1 − q) (1 − 2q) to those of the clicks, with q = wrong. `click` is what one more click is worth.
     """
     right, wrong = model.clicked(counts["rank"].to_numpy().astype(np.int64) - 1, counts["gap"].to_numpy())
     lift = np.maximum(right - wrong, MIN_LIFT * float((model.right - model.wrong).max()))
-    relevance = counts.join(judgments, on=PAIR, how="left", maintain_order="left")["relevance"].to_numpy()
-    clicked, views = wrong + relevance * (right - wrong), counts["views"].to_numpy()
-    squares = views * clicked * (1 - clicked)
+    views = counts["views"].to_numpy()
+    squares = views * wrong * (1 - wrong)
     sums = {
         "gain": (counts["clicks"].to_numpy() - wrong * views) / lift,
         "variance": squares / lift**2,
-        "third": squares * (1 - 2 * clicked) / lift**3,
+        "third": squares * (1 - 2 * wrong) / lift**3,
     }
     total = pl.col("views").sum()
     return (
         counts.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in sums.items())
+        .with_columns(click=pl.Series(1 / lift))
         .group_by(*by, *PAIR, maintain_order=True)
-        .agg(total, *(pl.col(name).sum() / total**power for power, name in enumerate(sums, 1)))
+        .agg(
+            total,
+            *(pl.col(name).sum() / total**power for power, name in enumerate(sums, 1)),
+            click=pl.col("click").max() / total,
+        )
         .sort(*by, *PAIR)
     )
 

@@ -66,7 +66,7 @@ class Contest:
         answered = tallies.filter(pl.col("release") == self._sides[0].release.id, pl.col("within").is_not_null())
         clusters = dict(answered.select("query", "cluster").unique().rows())
         judgments = judge(counted(answered), clicks)
-        gains = corrected_gains(counted(answered, by=("within",)), judgments, clicks, by=("within",))
+        gains = corrected_gains(counted(answered, by=("within",)), clicks, by=("within",))
         self._filters.look_at(answered)
         judged = judged_queries(judgments, self._findable(gains), clusters)
         asked = [(wordings[item.query], item.within) for item in judged]

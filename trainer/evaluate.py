@@ -27,8 +27,8 @@ CHOSEN = 0.5  # posterior relevance from which a document counts as what people 
 class Judged:
     """A query that judges searched `within` a filter; `share` of those who asked it did so within this one.
 
-    `gains`: corrected gains of all shown documents, and `moments` the second and third central ones that clicks give
-    them; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
+    `gains`: corrected gains of all shown documents; `noise`: variance and third central moment that noise gives each of
+    them, and what one more click is worth; `ideal`: the ideal DCG@10 of the posterior relevances, at least 1
     because whoever asks looks for something, shown or not; `chosen`: documents that are probably relevant, with that
     probability; `visible`: the probability that at least one shown document is relevant, without which no gain can be
     seen.
@@ -39,7 +39,7 @@ class Judged:
     share: float
     cluster: str
     gains: dict[str, float]
-    moments: dict[str, tuple[float, float]]
+    noise: dict[str, tuple[float, float, float]]
     ideal: float
     chosen: dict[str, float]
     visible: float
@@ -52,7 +52,8 @@ class Result:
     nDCG@10 is the DCG@10 of the corrected gains over the mean ideal DCG@10 of all judged queries: unbiased for what
     was shown, so its mean decides, while the value of one query is noisy. RR@10 and R@10 are those of the chosen
     documents, missing where none is known. `champion_unseen` and `candidate_unseen` are the shares of the hits that no
-    judge was ever shown. `variance` and `third` are the central moments that clicks alone give to `delta`.
+    judge was ever shown. `variance` and `third` are the central moments that noise alone gives to `delta`; `loss` is
+    the most that one more click could have taken from it.
     """
 
     query: str
@@ -69,6 +70,7 @@ class Result:
     candidate_unseen: float
     variance: float
     third: float
+    loss: float
 
     @property
     def delta(self) -> float:
@@ -98,7 +100,7 @@ def judged_queries(judgments: pl.DataFrame, gains: pl.DataFrame, clusters: Mappi
                 share=share_of[query, within],
                 cluster=clusters[str(query)],
                 gains=dict(zip(group["document_id"], group["gain"], strict=True)),
-                moments=dict(zip(group["document_id"], group.select("variance", "third").rows(), strict=True)),
+                noise=dict(zip(group["document_id"], group.select("variance", "third", "click").rows(), strict=True)),
                 ideal=max(1.0, _dcg(sorted(relevance.values(), reverse=True)[:DEPTH])),
                 chosen={document_id: value for document_id, value in relevance.items() if value >= CHOSEN},
                 visible=1 - math.prod(1 - value for value in relevance.values()),
@@ -114,7 +116,7 @@ def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Se
     runs = champion, candidate
     ideal = float(np.average([item.ideal for item in judged], weights=[item.share for item in judged]))
     scores = [_measure(judged, hits, ideal) for hits in runs]
-    moments = [_moments(item, first, second, ideal) for item, first, second in zip(judged, *runs, strict=True)]
+    noise = [_noise(item, first, second, ideal) for item, first, second in zip(judged, *runs, strict=True)]
     return [
         Result(
             query=item.query,
@@ -129,25 +131,26 @@ def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Se
             visible=item.visible,
             champion_unseen=_unseen(item, runs[0][i]),
             candidate_unseen=_unseen(item, runs[1][i]),
-            variance=moments[i][0],
-            third=moments[i][1],
+            variance=noise[i][0],
+            third=noise[i][1],
+            loss=noise[i][2],
         )
         for i, item in enumerate(judged)
     ]
 
 
-def _moments(item: Judged, champion: Ranking, candidate: Ranking, ideal: float) -> tuple[float, float]:
+def _noise(item: Judged, champion: Ranking, candidate: Ranking, ideal: float) -> tuple[float, float, float]:
     """Of the difference, to which every gain adds with what its document's discount changes by."""
     weights = defaultdict[str, float](float)
     for sign, hits in ((-1, champion), (1, candidate)):
         for rank, document_id in enumerate(hits[:DEPTH], 1):
             weights[document_id] += sign * _discount(rank) / ideal
-    variance = third = 0.0
+    total = third = loss = 0.0
     for document_id, weight in weights.items():
-        if document_id in item.moments:
-            variance += weight**2 * item.moments[document_id][0]
-            third += weight**3 * item.moments[document_id][1]
-    return variance, third
+        if document_id in item.noise:
+            variance, cube, click = item.noise[document_id]
+            total, third, loss = total + weight**2 * variance, third + weight**3 * cube, max(loss, -weight * click)
+    return total, third, loss
 
 
 def _unseen(item: Judged, hits: Sequence[str]) -> float:
@@ -186,7 +189,8 @@ def evidence(results: Sequence[Result]) -> Sample:
     clusters = _clusters(results)
     variance = sum(_moment(found, 2, attrgetter("variance")) for found in clusters)
     third = sum(_moment(found, 3, attrgetter("third")) for found in clusters)
-    return Sample.of([_mean(found, attrgetter("delta")) for found in clusters], variance, third)
+    losses = [max(_share(found, one) * one.loss for one in found) for found in clusters]
+    return Sample.of([_mean(found, attrgetter("delta")) for found in clusters], variance, third, losses)
 
 
 def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
@@ -203,8 +207,12 @@ def _clusters(results: Sequence[Result]) -> list[list[Result]]:
 
 def _moment(results: Sequence[Result], power: int, of: Callable[[Result], float]) -> float:
     """The central moment of a mean over queries: nobody's clicks on one depend on those on another."""
-    total = sum(result.share for result in results)
-    return sum((result.share / total) ** power * of(result) for result in results)
+    return sum(_share(results, result) ** power * of(result) for result in results)
+
+
+def _share(results: Sequence[Result], result: Result) -> float:
+    """Of the mean over these."""
+    return result.share / sum(one.share for one in results)
 
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:

@@ -33,7 +33,8 @@ class Sample:
     """Differences, candidate minus champion, of independent units, as sums: samples of different units add up.
 
     `variance` and `third` are sums too: of the second and third central moments that each unit must at least have,
-    drawn or not. Where a click is rare, a few units may hold none, and what they say is then far too certain.
+    drawn or not; `loss_squares` and `loss_cubes` are those of what each unit may lose, 1 at least. Where a click is
+    rare, a few units may hold none, and what they say is then far too certain.
     """
 
     n: int = 0
@@ -43,15 +44,21 @@ class Sample:
     largest: float = 0.0  # absolute difference
     variance: float = 0.0
     third: float = 0.0
+    loss_squares: float = 0.0
+    loss_cubes: float = 0.0
 
     @classmethod
-    def of(cls, differences: Sequence[float], variance: float = 0.0, third: float = 0.0) -> "Sample":
+    def of(
+        cls, differences: Sequence[float], variance: float = 0.0, third: float = 0.0, losses: Sequence[float] = ()
+    ) -> "Sample":
         values = np.asarray(differences, dtype=np.float64)
         if not len(values):
             return cls()
         squares = values * values
         total, second, cubes = float(values.sum()), float(squares.sum()), float((squares * values).sum())
-        return cls(len(values), total, second, cubes, float(np.abs(values).max()), variance, third)
+        lost = np.maximum(losses, 1.0) if len(losses) else np.ones(len(values))
+        more = variance, third, float((lost**2).sum()), float((lost**3).sum())
+        return cls(len(values), total, second, cubes, float(np.abs(values).max()), *more)
 
     def __add__(self, other: "Sample") -> "Sample":
         return Sample(
@@ -62,6 +69,8 @@ class Sample:
             max(self.largest, other.largest),
             self.variance + other.variance,
             self.third + other.third,
+            self.loss_squares + other.loss_squares,
+            self.loss_cubes + other.loss_cubes,
         )
 
     @property
@@ -101,14 +110,19 @@ class Sample:
         return float(max(-min(drawn, self.third) / self.n / spread**1.5, 0.0))
 
     @property
+    def loss(self) -> float:
+        """What a rare loss is worth: the mean over the units of what they may lose, by its square."""
+        return self.loss_cubes / self.loss_squares if self.loss_squares else 1.0
+
+    @property
     def p_value(self) -> float:
         """One-sided, of "the mean is not above 0", guarded where the normal tail is too thin.
 
-        p = (1 − Φ(z)) · exp(lean · z³ / (3√n) + z⁴ / (4n)) + (1 + mean)⁻ⁿ. The first term is after the
+        p = (1 − Φ(z)) · exp(lean · z³ / (3√n) + z⁴ / (4n)) + (1 + mean / loss)⁻ⁿ. The first term is after the
         Cramér-type deviations of Student's t in Jing, Shao, Wang (2003); without the lean a left-skewed null is
-        rejected dozens of times too often. The second is the chance that n units hold none of the rare losses, of 1
-        each, that would make their mean 0: of a share q = mean / (1 + mean), (1 − q)ⁿ. Of these, which `variance` and
-        `third` may not know either, the first term knows nothing.
+        rejected dozens of times too often. The second is the chance that n units hold none of the rare losses that
+        would make their mean 0: of a share q = mean / (loss + mean), (1 − q)ⁿ. Of these the first term knows nothing.
+        That chance is greatest when those units lose that may lose most, so they count most in `loss`.
         """
         from scipy.special import log_ndtr  # half a second that a service which only reads decisions is spared
 
@@ -119,7 +133,7 @@ class Sample:
         # Beyond this z the correction would grow faster than the evidence.
         z = min(self.z, root * (math.sqrt(lean**2 + 4) - lean) / 2)
         log_tail = float(log_ndtr(-z)) + lean * z**3 / (3 * root) + z**4 / (4 * self.n)
-        return min(math.exp(min(log_tail, 0.0)) + math.exp(-self.n * math.log1p(self.mean)), 1.0)
+        return min(math.exp(min(log_tail, 0.0)) + math.exp(-self.n * math.log1p(self.mean / self.loss)), 1.0)
 
     @property
     def votes_p_value(self) -> float:

@@ -39,8 +39,8 @@ class Differences:
     cluster: int = 1
 
     def units(self, random: np.random.Generator, count: int) -> Floats:
-        """Differences, and the moments that clicks alone give to them, of which nothing is known here: (count, 3)."""
-        return np.stack([self.draw(random, count), np.zeros(count), np.zeros(count)], axis=1)
+        """Differences, the moments that noise alone gives to them, and what they may lose: (count, 4)."""
+        return np.stack([self.draw(random, count), np.zeros(count), np.zeros(count), np.ones(count)], axis=1)
 
     def draw(self, random: np.random.Generator, count: int) -> Floats:
         if self.cluster == 1:
@@ -72,7 +72,9 @@ class Rare:
     up: float = 0.7
 
     def units(self, random: np.random.Generator, count: int) -> Floats:
-        """Differences, and the second and third central moments that clicks alone give to them: (count, 3)."""
+        """Differences, the second and third central moments that noise alone gives to them, and what they may lose:
+        (count, 4).
+        """
         looked, discount = 1 / np.arange(1, DEPTH + 1), 1 / np.log2(np.arange(2, DEPTH + 2))
         share = np.array([0.4, 0.15, *[0.05] * (self.first - 3), *[0.03] * (DEPTH + 1 - self.first)])
         right = random.random((count, DEPTH)) < share
@@ -82,12 +84,11 @@ class Rare:
         clicks = random.random((count, DEPTH)) < looked * np.where(right, LIKED, self.noise)
         lift = np.maximum((LIKED - self.noise) * looked, MIN_LIFT * (LIKED - self.noise))
         gain = (clicks - self.noise * looked) / lift
-        likely = [np.where(clicks, looked * rate, 1 - looked * rate) for rate in (LIKED, self.noise)]
-        relevance = share * likely[0] / np.maximum(share * likely[0] + (1 - share) * likely[1], 1e-300)
-        clicked = looked * (self.noise + relevance * (LIKED - self.noise))
-        moved, squares = new - discount, clicked * (1 - clicked)
-        moments = (moved**2 * squares / lift**2, moved**3 * squares * (1 - 2 * clicked) / lift**3)
-        return np.stack([part.sum(axis=1) for part in (moved * gain, *moments)], axis=1)
+        moved, clicked = new - discount, self.noise * looked
+        squares = moved**2 * clicked * (1 - clicked) / lift**2
+        parts = moved * gain, squares, squares * moved * (1 - 2 * clicked) / lift
+        loss = np.maximum((-moved / lift).max(axis=1), 1)
+        return np.stack([*(part.sum(axis=1) for part in parts), loss], axis=1)
 
 
 # Standard deviations as between a base and a tuned model (.26), and between one night's model and the next (.10).
@@ -117,25 +118,24 @@ class Bank:
     """Sums of ready-made blocks, so that a night is a sum of sums."""
 
     def __init__(self, differences: Differences | Rare, seed: int) -> None:
-        units = differences.units(np.random.default_rng(seed), BANK * BLOCK).reshape(BANK, BLOCK, 3)
-        values = units[..., 0]
-        self._sums = np.concatenate(
-            [np.stack([(values**power).sum(axis=1) for power in (1, 2, 3)], axis=1), units[..., 1:].sum(axis=1)], axis=1
-        )
+        units = differences.units(np.random.default_rng(seed), BANK * BLOCK).reshape(BANK, BLOCK, 4)
+        values, variance, third, loss = np.moveaxis(units, -1, 0)
+        summed = values, values**2, values**3, variance, third, loss**2, loss**3
+        self._sums = np.stack([part.sum(axis=1) for part in summed], axis=1)
         self._largest = float(np.abs(values).max())
         # A symmetric null is drawn with either sign: its mean is then 0 exactly, not only that of the bank.
         self._signed = isinstance(differences, Differences) and differences.mean == 0 and not differences.skewed
 
     def draw(self, random: np.random.Generator, *shape: int) -> Floats:
-        """Sums of the first three powers of random blocks, and of both moments that clicks give: (…, 5)."""
+        """Sums of random blocks, as a sample has them but for the largest: (…, 7)."""
         found: Floats = self._sums[random.integers(BANK, size=shape)]
         if self._signed:
             found[..., :3:2] *= random.choice((-1.0, 1.0), size=(*shape, 1))
         return found
 
     def sample(self, blocks: Floats) -> Sample:
-        total, squares, cubes, *moments = blocks.sum(axis=0).tolist()
-        return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest, *moments)
+        total, squares, cubes, *noise = blocks.sum(axis=0).tolist()
+        return Sample(len(blocks) * BLOCK, total, squares, cubes, self._largest, *noise)
 
 
 class Gatekeeper:

@@ -64,8 +64,7 @@ def mine(log: pl.DataFrame, right: Sequence[Collection[str]]) -> Iterator[Mined]
 
 def measure(counts: pl.DataFrame, model: ClickModel, right: Sequence[Collection[str]], chosen: bool) -> Mined:
     """Raises ValueError where no right pair was clicked."""
-    judgments = judge(counts, model)
-    pairs = judgments.join(corrected_gains(counts, judgments, model), on=PAIR)
+    pairs = judge(counts, model).join(corrected_gains(counts, model), on=PAIR)
     pairs = pairs.with_columns(right=pl.Series([id_ in right[int(query)] for query, id_ in pairs.select(PAIR).rows()]))
     clicked = pairs.filter(pl.col("clicks") > 0).sort("relevance", descending=True)
     is_right, relevance = clicked["right"].to_numpy(), clicked["relevance"].to_numpy()

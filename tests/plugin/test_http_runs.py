@@ -49,6 +49,7 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
         candidate_unseen=0.4,
         variance=0.01,
         third=-0.001,
+        loss=0.5,
     )
     decision = Decision("rejected", (HOSTILE,), Sample.of([-0.2, 0.22]), look=1, level=0.01, p_value=0.4)
     worse = replace(result, candidate=dict.fromkeys(METRICS, 0.25))

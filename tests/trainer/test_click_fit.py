@@ -39,8 +39,7 @@ def gains_by_rank(log: pl.DataFrame, name: str) -> dict[tuple[bool, bool], float
     model = fit(counts, name)
     # Each row alone, as if it were all that is known of its pair.
     alone = counts.with_columns(document_id=pl.col("document_id") + "@" + pl.int_range(pl.len()).cast(pl.String))
-    corrected = corrected_gains(alone, judge(alone, model), model)
-    gains = alone.join(corrected, on=["query", "document_id"]).with_columns(
+    gains = alone.join(corrected_gains(alone, model), on=["query", "document_id"]).with_columns(
         right=pl.col("document_id").str.split("@").list.first().is_in(list(RIGHT)), top=pl.col("rank") <= 3
     )
     mean = (pl.col("gain") * pl.col("views")).sum() / pl.col("views").sum()

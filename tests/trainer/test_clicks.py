@@ -148,46 +148,39 @@ def test_many_noise_clicks_do_not_add_up_to_relevance() -> None:
     assert found["wrong"]["relevance"] < SHARE < 0.5 < found["right"]["relevance"]
 
 
-def half_relevant(row: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame([{"query": row["query"], "document_id": row["document_id"], "relevance": 0.5}])
-
-
 @pytest.mark.parametrize("rank", [1, 3, 10])
 @pytest.mark.parametrize(("attraction", "gain"), [(LIKING, 1.0), (NOISE, 0.0)])
 def test_corrected_gains_do_not_depend_on_the_rank(rank: int, attraction: float, gain: float) -> None:
     clicks = 10_000 * KNOWN.examination[rank - 1] * attraction
     row = {"query": "q", "document_id": "d", "rank": rank, "gap": 0, "views": 10_000.0, "clicks": clicks}
-    (found,) = corrected_gains(pl.DataFrame([row]), half_relevant(row), KNOWN)["gain"]
+    (found,) = corrected_gains(pl.DataFrame([row]), KNOWN)["gain"]
     assert found == pytest.approx(gain, abs=1e-9)
 
 
-@pytest.mark.parametrize("relevance", [0.0, 0.3, 1.0])
-def test_the_moments_of_a_gain_are_those_of_clicks_that_were_not_drawn(relevance: float) -> None:
+def test_the_moments_of_a_gain_are_those_of_noise_that_was_not_drawn() -> None:
     """One row of three views at rank 4 and one of two at rank 9, without a click; simulated many times."""
     rows = [
         {"query": "q", "document_id": "d", "rank": rank, "gap": 0, "views": views, "clicks": 0}
         for rank, views in ((4, 3), (9, 2))
     ]
-    judgments = pl.DataFrame([{"query": "q", "document_id": "d", "relevance": relevance}])
-    found = corrected_gains(pl.DataFrame(rows), judgments, KNOWN).row(0, named=True)
+    found = corrected_gains(pl.DataFrame(rows), KNOWN).row(0, named=True)
     random = np.random.default_rng(3)
     gains = np.zeros(1_000_000)
     for row in rows:
         looked = KNOWN.examination[row["rank"] - 1]
-        attraction = NOISE + relevance * (LIKING - NOISE)
-        clicks = random.binomial(row["views"], looked * attraction, len(gains))
+        clicks = random.binomial(row["views"], looked * NOISE, len(gains))
         gains += (clicks - row["views"] * looked * NOISE) / (looked * (LIKING - NOISE)) / 5
     central = gains - gains.mean()
     assert found["variance"] == pytest.approx((central**2).mean(), rel=0.02)
     assert found["third"] == pytest.approx((central**3).mean(), rel=0.06)
+    assert found["click"] == pytest.approx(1 / KNOWN.examination[8] / (LIKING - NOISE) / 5)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_corrected_gain_of_right_documents_is_1_and_of_others_0(kind: str, seed: int) -> None:
     log = simulated(seed, 0.7, kind)
-    counts, model = count_people(log), choose(log).model
-    gains = corrected_gains(counts, judge(counts, model), model)
+    gains = corrected_gains(count_people(log), choose(log).model)
     right = gains.filter(pl.col("document_id").is_in(list(RIGHT)))
     assert right["gain"].mean() == pytest.approx(1, abs=0.2)
     assert gains.join(right, on=["query", "document_id"], how="anti")["gain"].mean() == pytest.approx(0, abs=0.05)

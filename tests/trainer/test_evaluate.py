@@ -35,8 +35,8 @@ def ranking(*best: str) -> list[str]:
 
 def judged(gains: dict[str, float], query: str = "q", ideal: float = 1.0) -> Judged:
     chosen = {document_id: 0.9 for document_id, gain in gains.items() if gain >= 0.5}
-    moments = dict.fromkeys(gains, (0.5, 0.25))
-    return Judged(query, "", 1.0, f"cluster of {query}", gains, moments, ideal, chosen, visible=0.9)
+    noise = dict.fromkeys(gains, (0.5, 0.25, 3.0))
+    return Judged(query, "", 1.0, f"cluster of {query}", gains, noise, ideal, chosen, visible=0.9)
 
 
 def one(gains: dict[str, float], *best: str) -> dict[str, float]:
@@ -49,12 +49,12 @@ def one(gains: dict[str, float], *best: str) -> dict[str, float]:
 
 def gains_of(*rows: tuple[str, str, str, float], views: int = 1) -> pl.DataFrame:
     gains = pl.DataFrame(rows, schema=["query", "within", "document_id", "gain"], orient="row")
-    return gains.with_columns(views=views, variance=0.5, third=0.25)
+    return gains.with_columns(views=views, variance=0.5, third=0.25, click=3.0)
 
 
 def result(delta: float, cluster: str = "c", query: str = "q", share: float = 1.0) -> Result:
     values = [dict.fromkeys(METRICS, 0.5 + sign * delta / 2) for sign in (-1, 1)]
-    return Result(query, "", share, cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5, 0.04, -0.02)
+    return Result(query, "", share, cluster, values[0], values[1], [], [], {}, 0.9, 0.0, 0.5, 0.04, -0.02, 3.0)
 
 
 def differences(results: list[Result]) -> list[float]:
@@ -124,16 +124,17 @@ def test_a_cluster_is_one_value_however_many_queries_it_has() -> None:
     assert (found.n, found.total) == (2, pytest.approx(0.2))
 
 
-def test_what_clicks_alone_give_to_the_evidence_adds_up() -> None:
+def test_what_noise_alone_gives_to_the_evidence_adds_up() -> None:
     """A mean of two independent queries has a quarter of the sum of their variances, an eighth of that of their third
-    moments.
+    moments, and loses half of what one of them loses.
     """
     found = evidence([result(0.2, "one"), result(0.4, "one"), result(-0.1, "other")])
     assert found.variance == pytest.approx(0.04 * 2 / 4 + 0.04)
     assert found.third == pytest.approx(-0.02 * 2 / 8 - 0.02)
+    assert found.loss == pytest.approx((1.5**3 + 3**3) / (1.5**2 + 3**2))
 
 
-def test_what_clicks_alone_give_to_a_difference_goes_by_the_change_of_discounts() -> None:
+def test_what_noise_alone_gives_to_a_difference_goes_by_the_change_of_discounts() -> None:
     """d1 falls from rank 1 to 3, d3 rises to 1, d2 stays; what was never shown has no clicks."""
     (found,) = compare(
         [judged(dict.fromkeys(("d1", "d2", "d3"), 0.0), ideal=2.0)],
@@ -143,8 +144,9 @@ def test_what_clicks_alone_give_to_a_difference_goes_by_the_change_of_discounts(
     moved = (1 - 1 / log2(4)) / 2
     assert found.variance == pytest.approx(2 * moved**2 * 0.5)
     assert found.third == pytest.approx(0), "what rises and what falls cancel out"
+    assert found.loss == pytest.approx(moved * 3)
     (lost,) = compare([judged({"d11": 0.0})], [ranking("d11")], [ranking()])
-    assert (lost.variance, lost.third) == (pytest.approx(0.5), pytest.approx(-0.25))
+    assert (lost.variance, lost.third, lost.loss) == (pytest.approx(0.5), pytest.approx(-0.25), pytest.approx(3))
 
 
 def test_the_filters_of_a_query_count_by_those_who_asked_within_them() -> None:

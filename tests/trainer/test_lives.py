@@ -35,12 +35,14 @@ def test_queries_of_a_cluster_are_correlated() -> None:
 
 
 @pytest.mark.parametrize("rare", [Rare(), Rare(first=9, up=0.4), Rare(noise=0.02), Rare(noise=0.0)])
-def test_rare_losses_are_worse_and_vary_by_what_clicks_alone_give(rare: Rare) -> None:
+def test_rare_losses_are_worse_and_vary_by_noise_at_least(rare: Rare) -> None:
     units = rare.units(np.random.default_rng(1), 400_000)
     values = units[:, 0]
     assert -0.01 < values.mean() < 0
-    assert 0.85 * values.var() < units[:, 1].mean() < values.var()
-    assert units[:, 2].mean() == pytest.approx(((values - values.mean()) ** 3).mean(), rel=0.1)
+    assert 7 * rare.noise * values.var() <= units[:, 1].mean(), "of 10 % noise comes nearly all"
+    assert units[:, 1].mean() < values.var()
+    assert ((values - values.mean()) ** 3).mean() < units[:, 2].mean() <= 0
+    assert units[:, 3].min() >= 1
 
 
 @pytest.mark.parametrize("n", [50, 100, 200])
@@ -48,8 +50,8 @@ def test_rare_losses_are_worse_and_vary_by_what_clicks_alone_give(rare: Rare) ->
 def test_losses_that_are_seldom_clicked_fool_nobody(noise: float, n: int) -> None:
     """Of 50 queries, as a small service has them, many samples hold no click on what a candidate lost."""
     draws = 2_000
-    nights = Rare(noise).units(np.random.default_rng(2), draws * n).reshape(draws, n, 3)
-    found = np.array([Sample.of(night[:, 0], *night[:, 1:].sum(axis=0)).p_value for night in nights])
+    nights = Rare(noise).units(np.random.default_rng(2), draws * n).reshape(draws, n, 4)
+    found = np.array([Sample.of(night[:, 0], *night[:, 1:3].sum(axis=0), night[:, 3]).p_value for night in nights])
     for level in (first_level(1), 0.01, 0.05):
         assert (found <= level).sum() <= draws * level + 4 * np.sqrt(draws * level)
 

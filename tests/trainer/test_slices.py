@@ -14,7 +14,7 @@ from clickloop.trainer.slices import by_slice, head, unlike
 
 def result(cluster: str, delta: float = 0.0) -> Result:
     sides = [dict.fromkeys(METRICS, 0.5 + sign * delta / 2) for sign in (-1, 1)]
-    return Result(cluster, "", 1.0, cluster, sides[0], sides[1], [], [], {}, 0.9, 0.0, 0.0, 0.0, 0.0)
+    return Result(cluster, "", 1.0, cluster, sides[0], sides[1], [], [], {}, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
