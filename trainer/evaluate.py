@@ -185,12 +185,18 @@ def _measure(judged: Sequence[Judged], hits: Sequence[Ranking], ideal: float) ->
 
 
 def evidence(results: Sequence[Result]) -> Sample:
-    """Independent units: the mean difference of each cluster of near-duplicate queries."""
-    clusters = _clusters(results)
-    variance = sum(_moment(found, 2, attrgetter("variance")) for found in clusters)
-    third = sum(_moment(found, 3, attrgetter("third")) for found in clusters)
-    losses = [max(_share(found, one) * one.loss for one in found) for found in clusters]
-    return Sample.of([_mean(found, attrgetter("delta")) for found in clusters], variance, third, losses)
+    """Independent units: the mean difference of each cluster of near-duplicate queries. Nobody's clicks on one query
+    depend on those on another, so what noise gives to them adds up.
+    """
+    differences, losses, variance, third = [], [], 0.0, 0.0
+    for found in _clusters(results):
+        whole = sum(one.share for one in found)
+        shares = [(one.share / whole, one) for one in found]
+        differences.append(sum(share * one.delta for share, one in shares))
+        losses.append(max(share * one.loss for share, one in shares))
+        variance += sum(share**2 * one.variance for share, one in shares)
+        third += sum(share**3 * one.third for share, one in shares)
+    return Sample.of(differences, variance, third, losses)
 
 
 def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:
@@ -203,16 +209,6 @@ def _clusters(results: Sequence[Result]) -> list[list[Result]]:
     for result in results:
         clusters.setdefault(result.cluster, []).append(result)
     return list(clusters.values())
-
-
-def _moment(results: Sequence[Result], power: int, of: Callable[[Result], float]) -> float:
-    """The central moment of a mean over queries: nobody's clicks on one depend on those on another."""
-    return sum(_share(results, result) ** power * of(result) for result in results)
-
-
-def _share(results: Sequence[Result], result: Result) -> float:
-    """Of the mean over these."""
-    return result.share / sum(one.share for one in results)
 
 
 def summary(results: Sequence[Result], side: str) -> dict[str, float]:
