@@ -17,12 +17,12 @@ from ..retriever.serving import TEMPLATE, render
 from ..retriever.shadow import ShadowIndex
 from ..trainer.contenders import contenders
 from ..trainer.evaluate import DECIDES
-from ..trainer.gate import INTERVAL_Z
 from ..trainer.lives import NARROW, WIDE, Differences, Rare, World, power, wrong_lives
 from ..trainer.mined import KEPT, THRESHOLDS, Mined, mine, simulated
 from ..trainer.people import KINDS
 from ..trainer.recipe import Promotion, Recipe
 from ..trainer.rehearsal import Habits, Lived, Rehearsal
+from ..trainer.sample import INTERVAL_Z
 from ..trainer.snapshot import cluster_of
 from ..trainer.split import draw
 from . import bench_encoding, bench_index, plots

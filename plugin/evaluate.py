@@ -11,7 +11,7 @@ from rich.table import Table
 from ..retriever.errors import InvalidInput, NotReady
 from ..retriever.serving import encode_documents
 from ..retriever.types import Document
-from ..trainer.gate import INTERVAL_Z
+from ..trainer.sample import INTERVAL_Z
 from ..trainer.truth import PerQuery, measure, ranked_by
 from .collection import read_documents, read_split
 from .loop import ClickLoop

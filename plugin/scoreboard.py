@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..trainer.contest import Side
-from ..trainer.gate import INTERVAL_Z
+from ..trainer.sample import INTERVAL_Z
 from ..trainer.truth import DECIDES, DEPTH, PerQuery, measure, ranked_by, ranks_of
 from .collection import Question
 

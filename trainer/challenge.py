@@ -13,7 +13,8 @@ from ..retriever.ledger import append
 from ..retriever.pointer import drop_challenger, end_challenger
 from ..retriever.schema import challenger, counted
 from ..retriever.search import against
-from .gate import Challenger, Sample
+from .gate import Challenger
+from .sample import Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import orjson
 import polars as pl
 from ir_measures import RR, Qrel, R, ScoredDoc
 
-from .gate import Sample
+from .sample import Sample
 
 DECIDES = "nDCG@10"
 METRICS = (DECIDES, "RR@10", "R@10")

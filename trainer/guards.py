@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..retriever.types import StoredDocument, Vectors
-from .gate import INTERVAL_Z, Sample
 from .golden import GoldenScores
+from .sample import INTERVAL_Z, Sample
 from .split import draw
 
 PROBES = 1000  # documents a guard asks for: fewer, and a model without any loss is refused by chance

@@ -12,12 +12,13 @@ from .challenge import Challengers, Followed, preferences
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors
 from .evaluate import Result, evidence, visibility
-from .gate import Decision, Sample, ask_people, decide, follow, screen, unlooked
+from .gate import Decision, ask_people, decide, follow, screen, unlooked
 from .guards import Guarded, broken, summed_up
 from .history import History
 from .lessons import Lessons
 from .recipe import Recipe, Split
 from .runs import Run, Runs
+from .sample import Sample
 from .screen import saving, screening_rows
 from .slices import by_slice
 from .snapshot import cluster_of, commonest, wordings_of
@@ -79,7 +80,8 @@ class Judge:
         seconds = time.monotonic() - began
         contest = Contest(some, tonight.champion.part(rows), candidate, filters)
         results = contest.results(part, lessons.clicks, lessons.wordings)
-        refused = screen(evidence(results))
+        found = evidence(results)
+        refused = screen(found)
         passed = refused is None
         if refused is not None and self._people_can_tell(tonight):
             refused = ask_people(refused, self._runs.looks_before(tonight.run.id))
@@ -87,7 +89,7 @@ class Judge:
         spent = saving(len(rows), len(corpus.keys), seconds, passed=passed, ranks_all=ranks_all)
         self._runs.detail(tonight.run.id, screen=spent)
         if refused is not None:
-            self._saw(tonight.run, release, replace(refused, sample=evidence(results)), results)
+            self._saw(tonight.run, release, replace(refused, sample=found), results)
             if not refused.open:  # otherwise the guards are asked first
                 self._decided(tonight, release, refused)
         return refused
@@ -111,10 +113,11 @@ class Judge:
         holdout = contest.results(lessons.holdout, lessons.clicks, lessons.wordings)
         slices = by_slice(holdout, lessons.holdout, {cluster_of(pair.query) for pair in lessons.training})
         self._runs.detail(run.id, slices=report.slices_json(slices), visibility=visibility(holdout))
+        found = evidence(holdout)
         if broken(candidate.guards):
-            decision = unlooked(evidence(holdout))
+            decision = unlooked(found)
         else:
-            decision = decide(evidence(holdout), self._runs.looks_before(run.id), self._recipe.promotion)
+            decision = decide(found, self._runs.looks_before(run.id), self._recipe.promotion)
         decision = _turned(decision, candidate)
         self._saw(run, candidate.side.release, decision, holdout)  # first: what is decided stands
         self._decided(tonight, candidate.side.release, decision)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from .clicks import MIN_LIFT
 from .evaluate import DEPTH
-from .gate import Challenger, Decision, Sample, ask_people, decide, follow, screen, stronger, unheard
+from .gate import Challenger, Decision, ask_people, decide, follow, screen, stronger, unheard
 from .recipe import Promotion
+from .sample import Sample
 
 T = TypeVar("T")
 BLOCK = 50  # units that are drawn together

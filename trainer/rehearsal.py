@@ -21,10 +21,10 @@ from .contenders import Contender
 from .contest import Contest, Side
 from .corpus import Corpus
 from .evaluate import DEPTH, Result, evidence
-from .gate import Sample
 from .lives import Gatekeeper
 from .people import People
 from .recipe import Recipe
+from .sample import Sample
 from .snapshot import cluster_of, commonest, normalised, wordings_of
 from .split import DEVELOPMENT, HOLDOUT, numbers, split, untaught, who_judges
 from .tally import tally

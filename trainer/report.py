@@ -14,10 +14,11 @@ import orjson
 from ..retriever.releases import write_whole
 from .challenge import Followed
 from .evaluate import DECIDES, Result, by_cluster, evidence, summary
-from .gate import Decision, Sample
+from .gate import Decision
 from .golden import GoldenScores
 from .guards import FEWEST
 from .runs import Run
+from .sample import Sample
 
 SHOWN = 15  # queries that got better, and as many that got worse
 PACKAGES = (

@@ -13,7 +13,8 @@ from ..retriever.ledger import append
 from ..retriever.pointer import add_switch, check_champion, set_build
 from ..retriever.releases import new_id
 from ..retriever.schema import builds, challenger, live, looks, runs, switches
-from .gate import Decision, Sample
+from .gate import Decision
+from .sample import Sample
 
 MAX_ATTEMPTS = 3
 ACTIVE = ("queued", "running")

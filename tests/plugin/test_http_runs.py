@@ -12,10 +12,11 @@ import pytest
 from clickloop.plugin.loop import ClickLoop
 from clickloop.trainer import report
 from clickloop.trainer.evaluate import Result, visibility
-from clickloop.trainer.gate import Decision, Sample
+from clickloop.trainer.gate import Decision
 from clickloop.trainer.golden import Golden, GoldenScores
 from clickloop.trainer.guards import Guarded
 from clickloop.trainer.runs import Run
+from clickloop.trainer.sample import Sample
 from clickloop.trainer.screen import saving
 
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\"'&"

@@ -44,9 +44,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, cache: Path) -> Pat
 def test_a_life_reports_decisions_lessons_truth_and_oracles(
     beir: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "CLICKLOOP_TRAINING__EPOCHS", "3"
-    )  # with two it depends on the kind of processor what is learned
+    # With two it depends on the kind of processor what is learned.
+    monkeypatch.setenv("CLICKLOOP_TRAINING__EPOCHS", "3")
     plan = Plan(nights=1, sessions=1200, position_bias=0.2, bots=0.05, seed=3)
     found = simulate(beir, tmp_path / "life", plan, tmp_path / "found.json")
     assert orjson.loads((tmp_path / "found.json").read_bytes()) == orjson.loads(orjson.dumps(found))

@@ -13,7 +13,8 @@ from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import releases
 from clickloop.retriever.search import RANKER, against
 from clickloop.trainer.challenge import Challengers, Followed, preferences
-from clickloop.trainer.gate import Challenger, Sample
+from clickloop.trainer.gate import Challenger
+from clickloop.trainer.sample import Sample
 
 MODEL, CHAMPION = "release-new", "release-champion"
 

@@ -22,7 +22,7 @@ from clickloop.trainer.evaluate import (
     summary,
     visibility,
 )
-from clickloop.trainer.gate import Sample
+from clickloop.trainer.sample import Sample
 
 CLUSTERS = {"a": "A", "b": "B"}
 DOCUMENTS = [f"d{number}" for number in range(1, 13)]

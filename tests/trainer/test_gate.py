@@ -16,7 +16,6 @@ from clickloop.trainer.gate import (
     CHALLENGER_NIGHTS,
     Challenger,
     Decision,
-    Sample,
     ask_people,
     decide,
     first_level,
@@ -27,6 +26,7 @@ from clickloop.trainer.gate import (
     stronger,
 )
 from clickloop.trainer.recipe import Promotion
+from clickloop.trainer.sample import Sample
 
 DIALS = Promotion()
 Values = npt.NDArray[np.float64]
@@ -327,6 +327,27 @@ def test_the_strongest_candidate_is_followed() -> None:
     assert stronger(strong, Challenger(1, 2, weak))
     assert not stronger(weak, Challenger(1, 2, strong))
     assert not stronger(weak, Challenger(1, 2, Sample(), strong))
+
+
+def test_nothing_is_more_certain_than_what_its_units_must_vary_by() -> None:
+    values = spread(0.1, 0.2)
+    plain, n = Sample.of(values), len(values)
+    wide = Sample.of(values, variance=0.16 * n)
+    assert wide.error == pytest.approx(0.4 / sqrt(n - 1))
+    assert wide.z == pytest.approx(plain.z / 2, rel=0.01)
+    assert Sample.of(values, variance=0.01 * n).error == plain.error, "what was drawn varies more"
+    leaning = Sample.of(values, third=-0.04 * n)
+    assert leaning.lean == pytest.approx(5, rel=0.01)
+    assert leaning.p_value > plain.p_value
+    assert Sample.of(values, third=0.04 * n).p_value == plain.p_value, "gains that are large are no danger"
+
+
+def test_rare_losses_that_are_larger_need_more_units_to_be_ruled_out() -> None:
+    values = spread(0.1, 0.01, 100)
+    assert Sample.of(values).p_value == pytest.approx(1.1**-100, rel=1e-3)
+    assert Sample.of(values, losses=[0.5] * 100).p_value == Sample.of(values).p_value, "1 at least"
+    assert Sample.of(values, losses=[4.0] * 100).p_value == pytest.approx(1.025**-100, rel=1e-3)
+    assert Sample.of(values, losses=[1.0] * 50 + [4.0] * 50).loss == pytest.approx((1 + 64) / (1 + 16))
 
 
 @given(units, units)

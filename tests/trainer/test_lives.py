@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from clickloop.trainer.gate import Sample, first_level
+from clickloop.trainer.gate import first_level
 from clickloop.trainer.lives import NARROW, WIDE, Differences, Rare, World, power, wrong_lives
 from clickloop.trainer.recipe import Promotion
+from clickloop.trainer.sample import Sample
 
 DIALS = Promotion(min_effect=0)
 

@@ -13,8 +13,9 @@ from clickloop.retriever.pointer import finish_switch
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import looks
 from clickloop.retriever.types import Release
-from clickloop.trainer.gate import Decision, Sample
+from clickloop.trainer.gate import Decision
 from clickloop.trainer.runs import Bounds, Run, Runs, decision_of
+from clickloop.trainer.sample import Sample
 
 SAMPLE = Sample.of([0.0, 0.1] * 100)
 RELEASE = Release("r1", None, 4, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
