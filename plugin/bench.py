@@ -1,8 +1,10 @@
 """`clickloop bench`: the project's benchmarks. docs/benchmarks.md holds what they measured."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from .bench_search import measured, table_of
 from .bench_training import training
 from .collection import read_beir
 from .demo import demo_collection
+from .progress import Status
 from .settings import Settings, own_settings
 
 LIVES = 2_000
@@ -91,8 +94,7 @@ def gate_errors(say: Callable[[str], None], _given: Given) -> Rows:
     """Share of lives in which the gate ever promoted a model that is not better."""
     rows = {}
     for name, world in WORLDS.items():
-        say(name)
-        shares = wrong_lives(world, DAYS, LIVES, DIALS)
+        shares = wrong_lives(world, DAYS, LIVES, DIALS, partial(_lived, say, name))
         rows[name] = {f"{days} nights": share for days, share in zip(DAYS, shares, strict=True)}
     return rows
 
@@ -103,10 +105,13 @@ def gate_power(say: Callable[[str], None], _given: Given) -> Rows:
     for name, world in GAINS.items():
         for dry in DRY:
             label = f"{name}, after {dry} nights without gain" if dry else name
-            say(label)
-            shares = power(world, dry, NIGHTS, LIVES, DIALS)
+            shares = power(world, dry, NIGHTS, LIVES, DIALS, partial(_lived, say, label))
             rows[label] = {f"night {night}": share for night, share in zip(NIGHTS, shares, strict=True)}
     return rows
+
+
+def _lived(say: Callable[[str], None], world: str, lives: int) -> None:
+    say(f"{world}: {lives:,} of {LIVES:,} lives")
 
 
 def gate_clicks(say: Callable[[str], None], given: Given) -> Rows:
@@ -229,7 +234,6 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None], Given], Rows]] = {
 def bench(names: list[str], json: Path | None, given: Given) -> None:
     """Runs and prints the benchmarks of these names, or all. Raises InvalidInput for an unknown name."""
     own_settings()  # what cannot be used is refused now, not hours later
-    console = Console(stderr=True)
     for name in names:
         if name not in BENCHMARKS:
             raise InvalidInput("NAME", name, f"use some of {', '.join(BENCHMARKS)}, or none for all")
@@ -239,12 +243,12 @@ def bench(names: list[str], json: Path | None, given: Given) -> None:
     results: dict[str, Any] = {}
     for name in names or list(BENCHMARKS):
         run, started = BENCHMARKS[name], time.monotonic()
-        with console.status(name) as status:
-            results[name] = run(lambda what, name=name, status=status: status.update(f"{name}: {what}"), given)  # type: ignore[misc]
+        with Status(name) as status:
+            results[name] = run(status.say, given)
         _print(name, str(run.__doc__), results[name])
-        console.print(f"{name}: {time.monotonic() - started:.0f} s")
-    if json is not None:
-        json.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        if json is not None:
+            json.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
 
 
 def _print(name: str, about: str, rows: Rows) -> None:

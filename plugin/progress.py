@@ -1,10 +1,13 @@
 """Progress bars on a terminal; plain lines elsewhere."""
 
+import math
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -61,3 +64,26 @@ class Steps:
         if self._progress.disable and (always or now - self._said > LINES_SECONDS):
             self._said = now
             print(f"{step}: {100 * share:.0f} % {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+class Status:
+    """Says what a long piece of work is at, where nobody knows its share: in a line that changes, or in lines."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._status = Console(stderr=True).status(name)
+        self._said = -math.inf
+
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def say(self, what: str) -> None:
+        self._status.update(f"{self._name}: {escape(what)}")
+        now = time.monotonic()
+        if not sys.stderr.isatty() and now - self._said > LINES_SECONDS:
+            self._said = now
+            print(f"{self._name}: {what}", file=sys.stderr, flush=True)

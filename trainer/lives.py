@@ -228,15 +228,27 @@ class Life:
         return bank.sample(blocks), bank.sample(early)
 
 
-def wrong_lives(world: World, days: Sequence[int], lives: int, dials: Promotion) -> list[float]:
-    """Share of lives that ever promoted what is not better, within the first of `days`, the second, …"""
-    every = _spread(lives, _promotions, world, max(days), dials)
+def _untold(_lives: int) -> None:
+    """Nobody asks how far it is."""
+
+
+def wrong_lives(
+    world: World, days: Sequence[int], lives: int, dials: Promotion, done: Callable[[int], None] = _untold
+) -> list[float]:
+    """Share of lives that ever promoted what is not better, within the first of `days`, the second, …; `done` hears
+    how many have been lived.
+    """
+    every = _spread(lives, done, _promotions, world, max(days), dials)
     return [sum(any(p.night <= d and not p.really_better for p in life) for life in every) / lives for d in days]
 
 
-def power(world: World, dry: int, nights: Sequence[int], runs: int, dials: Promotion) -> list[float]:
-    """Share of runs in which a better candidate was promoted within the first of `nights`, the second, …"""
-    waits = _spread(runs, _found_after, world, dry, max(nights), dials)
+def power(
+    world: World, dry: int, nights: Sequence[int], runs: int, dials: Promotion, done: Callable[[int], None] = _untold
+) -> list[float]:
+    """Share of runs in which a better candidate was promoted within the first of `nights`, the second, …; `done` hears
+    how many are over.
+    """
+    waits = _spread(runs, done, _found_after, world, dry, max(nights), dials)
     return [sum(wait is not None and wait <= n for wait in waits) / runs for n in nights]
 
 
@@ -271,9 +283,13 @@ def _found_after(world: World, dry: int, within: int, dials: Promotion, seeds: S
     return waits
 
 
-def _spread(count: int, work: Callable[..., list[T]], *given: Any) -> list[T]:
+def _spread(count: int, done: Callable[[int], None], work: Callable[..., list[T]], *given: Any) -> list[T]:
     """Results of seeds 0 to `count`, on all cores; what a seed gives depends on nothing else."""
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         parts = [pool.submit(work, *given, seeds) for seeds in chunks]
-        return [result for part in parts for result in part.result()]
+        results: list[T] = []
+        for part in parts:
+            results += part.result()
+            done(len(results))
+        return results
