@@ -57,6 +57,7 @@ WORLDS = {
     "half of the holdout reused, correlated": World(reused=0.5, kept=0.7, people=150),
     "the same, small differences": World(NARROW, reused=0.5, kept=0.7, people=150),
     "clusters of 5": World(Differences(cluster=5), blocks=4, people=150),
+    "half of all people ask the query of the day": World(people=1000, trend=0.5),
     "5 % of nights really better": World(better=GAIN, better_nights=0.05, people=150),
     "30 % of nights really better": World(better=GAIN, better_nights=0.3, people=150),
 }

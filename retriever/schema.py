@@ -191,12 +191,15 @@ challenger = Table(
     Column("people", JSON, nullable=False),
 )
 
-# Queries and people that already counted as evidence about the challenger, as hashes: none of them counts twice.
+# Queries and people that already counted as evidence about the challenger, as hashes: none of them counts twice. People
+# have a vote, about a query cluster.
 counted = Table(
     "counted",
     metadata,
     Column("run_id", String, primary_key=True),
     Column("unit", String, primary_key=True),
+    Column("cluster", String, nullable=False, server_default=""),
+    Column("vote", Integer, nullable=False, server_default="0"),
 )
 
 # Everything that was decided, approved and switched: see ledger.py.

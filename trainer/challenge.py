@@ -1,20 +1,20 @@
-"""The challenger: a candidate short of evidence, and what the log says about it night after night."""
+"""The challenger: a candidate short of evidence, and what is kept about it night after night."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import polars as pl
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from ..retriever.database import Database
 from ..retriever.ledger import append
 from ..retriever.pointer import drop_challenger, end_challenger
 from ..retriever.schema import challenger, counted
-from ..retriever.search import against
 from .gate import Challenger
 from .sample import Sample
+from .votes import Vote, Votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Challengers:
             row = connection.execute(select(challenger)).one_or_none()
         if row is None or row.champion_id != champion_id:
             return None
-        state = Challenger(row.k, row.nights, _sample(row.queries), _sample(row.people), looked=row.looked)
+        state = Challenger(row.k, row.nights, _sample(row.queries), _votes(row.people), looked=row.looked)
         return Followed(row.run_id, row.release_id, row.build_id, row.judged_by, row.log_seq, state)
 
     def fresh(self, run_id: str, units: Collection[str]) -> set[str]:
@@ -48,10 +48,26 @@ class Challengers:
             known = set(connection.scalars(select(counted.c.unit).where(counted.c.run_id == run_id)))
         return {unit for unit in units if _hash(unit) not in known}
 
-    def keep(self, followed: Followed, champion_id: str, units: Collection[str]) -> bool:
-        """Writes the state of the challenger and the units that now count; a new one takes another one's place. False,
-        with nothing written, when it was followed before and has ended meanwhile: its index and its model may be gone.
+    def votes_with(self, followed: Followed, votes: Collection[Vote]) -> Votes:
+        """All that people said about the challenger so far, and these votes of others."""
+        before, lead = followed.state.people, func.sum(counted.c.vote)
+        with self._database.read() as connection:
+            about = select(counted.c.cluster, lead).where(counted.c.run_id == followed.run_id)
+            rows = connection.execute(about.where(counted.c.vote != 0).group_by(counted.c.cluster)).all()
+        found = Counter({cluster: int(value) for cluster, value in rows})
+        found[""] += before.lead - found.total()  # of before it was written down what a vote is about
+        for vote in votes:
+            found[_hash(vote.cluster)] += vote.value
+        return Votes.of(before.n + len(votes), found.values())
+
+    def keep(
+        self, followed: Followed, champion_id: str, units: Collection[str], votes: Mapping[str, Vote] | None = None
+    ) -> bool:
+        """Writes the state of the challenger and the units that now count, some of which voted; a new one takes another
+        one's place. False, with nothing written, when it was followed before and has ended meanwhile: its index and
+        its model may be gone.
         """
+        voted = votes or {}
         samples = {"queries": asdict(followed.state.queries), "people": asdict(followed.state.people)}
         row = {
             "run_id": followed.run_id,
@@ -75,7 +91,12 @@ class Challengers:
             facts = {"run": followed.run_id, "nights": followed.state.nights, "judged_by": followed.judged_by}
             append(connection, "challenger", **facts, state="followed", fresh=len(units), **samples)
             if units:
-                rows = [{"run_id": followed.run_id, "unit": _hash(unit)} for unit in sorted(units)]
+                none = Vote(0, "")
+                said = [(unit, voted.get(unit, none)) for unit in sorted(units)]
+                rows = [
+                    {"run_id": followed.run_id, "unit": _hash(unit), "cluster": _hash(cluster), "vote": value}
+                    for unit, (value, cluster) in said
+                ]
                 connection.execute(self._database.insert(counted).on_conflict_do_nothing(), rows)
         return True
 
@@ -95,22 +116,13 @@ class Challengers:
             drop_challenger(connection)
 
 
-def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, int]:
-    """The vote of every person who saw the champion and this release differ: 1 for the release, −1 for the champion, 0
-    for neither. In each list counts whose results they clicked more, and then in how many lists they preferred which.
-    """
-    theirs, ours = pl.col("ranker") == against(release_id), pl.col("ranker") == release_id
-    lists = (
-        log.filter(ours | theirs)
-        .group_by("search", "person", maintain_order=True)
-        .agg(lead=(pl.col("clicked") & ours).sum().cast(pl.Int64) - (pl.col("clicked") & theirs).sum().cast(pl.Int64))
-    )
-    people = lists.group_by("person", maintain_order=True).agg(vote=pl.col("lead").sign().sum().sign())
-    return dict(people.rows())
-
-
 def _sample(stored: Mapping[str, Any]) -> Sample:
     return Sample(**stored)
+
+
+def _votes(stored: Mapping[str, Any]) -> Votes:
+    """Votes of which nobody wrote down what they were about are taken for votes about one query."""
+    return Votes(**stored) if "lead" in stored else Votes.of(stored["n"], [round(stored["total"])])
 
 
 def _hash(unit: str) -> str:

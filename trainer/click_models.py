@@ -79,7 +79,7 @@ class ClickModel:
 class Evidence:
     """Counts as arrays, ranks from 0. By row: `pair`, `rank`, `gap`, `views`, `clicks`. By pair: its `best` rank (-1:
     only exploration showed it), its `features` (a column each), its clicks by what they led to (`levels`), and how many
-    pairs look like it (`times`).
+    pairs look like it, by their weight (`times`).
     """
 
     pair: Ints
@@ -103,8 +103,9 @@ def exposure(counts: pl.DataFrame) -> pl.DataFrame:
 
 def evidence(counts: pl.DataFrame, exposure: pl.DataFrame, alike: bool = False) -> Evidence:
     """The counts as arrays; pairs in the order of (query, document). `alike` keeps one of the pairs that look the same:
-    most do, and millions of searches come down to some thousand kinds.
+    most do, and millions of searches come down to some thousand kinds. Each counts by its `weight`, if there is one.
     """
+    weight = pl.col("weight").first() if "weight" in counts.columns else pl.lit(1.0)
     rows = counts.with_columns(pair=pl.struct("query", "document_id").rank("dense").cast(pl.Int64) - 1).sort(
         "pair", "rank", "gap"
     )
@@ -116,12 +117,12 @@ def evidence(counts: pl.DataFrame, exposure: pl.DataFrame, alike: bool = False) 
             pl.col("lead").max(),
             pl.col("clicks", "carts", "purchases").sum(),
             look=pl.struct("rank", "gap", "views", "clicks", "carts", "purchases").hash().sum(),
+            times=weight,
         )
         .join(exposure, on="document_id", how="left", maintain_order="left")
         .with_columns(
             shown=_doublings(pl.col("queries").fill_null(1) - 1),
             other=_doublings((pl.col("clicks").sum().over("query") - pl.col("clicks")).clip(0)),
-            times=pl.lit(1.0),
         )
     )
     if alike:

@@ -31,15 +31,21 @@ def choose(log: pl.DataFrame, names: Sequence[str] = NAMES) -> Choice:
     """Fits the models of these names without a part of the log, drawn by person and query, and takes the one under
     which that part is likeliest; the first, unless another is better by more than a standard error over queries: a
     richer model that explains nothing more only adds variance. The one chosen is fitted again to everything.
+
+    Every query cluster counts the same in a fit, as it does in a decision. Otherwise the noise would be that of what is
+    asked often, and where people click less on the rest (nobody looks, or the app remembers the answer to what is asked
+    often), whatever replaces what they were shown there would look like a gain.
     """
     visits = log.select("query", "person").unique().sort("query", "person")
     held = visits.filter(np.random.default_rng(SEED).random(len(visits)) < HELD_OUT)
-    taught = count_people(log.join(held, on=["query", "person"], how="anti"))
+    others = log.join(held, on=["query", "person"], how="anti")
+    taught = count_people(others)
     asked = log.join(held, on=["query", "person"], how="semi")
-    everything = count_people(log)
+    everything = _weighed(count_people(log), log)
     if taught.is_empty() or asked.is_empty():
         return Choice(fit(everything, names[0]), {})
-    scores = {name: _log_likelihood(taught, asked, model) for name, model in fit_all(taught, names).items()}
+    models = fit_all(_weighed(taught, others), names)
+    scores = {name: _log_likelihood(taught, asked, model) for name, model in models.items()}
     best, most = names[0], 0.0
     for name in names[1:]:
         gain = scores[name] - scores[names[0]]
@@ -102,6 +108,16 @@ def corrected_gains(counts: pl.DataFrame, model: ClickModel, by: tuple[str, ...]
         )
         .sort(*by, *PAIR)
     )
+
+
+def _weighed(counts: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
+    """The counts with a `weight`, by which the people of each query cluster count as one, times the effective number of
+    people a cluster (Kish 1965): so heavy is what they say beside a prior.
+    """
+    cluster = pl.col("cluster" if "cluster" in log.columns else "query").alias("cluster")
+    asked = log.group_by(cluster).agg(pl.col("query").unique(), weight=1 / pl.col("person").n_unique()).sort("cluster")
+    weights = asked.explode("query").select("query", weight=pl.col("weight") / asked["weight"].mean())
+    return counts.join(weights, on="query", how="left", maintain_order="left")
 
 
 def _log_likelihood(taught: pl.DataFrame, held: pl.DataFrame, model: ClickModel) -> Floats:

@@ -10,7 +10,8 @@ between nights, candidates and reused queries, and however the challenger was pi
 from dataclasses import dataclass, field
 
 from .recipe import Promotion
-from .sample import Sample
+from .sample import INTERVAL_Z, Sample
+from .votes import Votes
 
 SCREEN_Z = 0.0  # on the development split, which is small: a candidate that does not even gain there gets no look
 LARGE_LOSS = 0.1  # of nDCG@10 on the development split: more than that was never only unseen
@@ -28,14 +29,14 @@ _HARMONIC = sum(1 / night for night in range(2, CHALLENGER_NIGHTS + 1))
 class Challenger:
     """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
 
-    `k` is its number, `nights` how many nights it has been judged on, its own first one included. `people` are votes: 1
-    for the challenger, −1 for the champion, 0 for neither. `looked`: it had a first look.
+    `k` is its number, `nights` how many nights it has been judged on, its own first one included. `looked`: it had a
+    first look.
     """
 
     k: int
     nights: int
     queries: Sample
-    people: Sample = field(default_factory=Sample)
+    people: Votes = field(default_factory=Votes)
     looked: bool = True
 
     @property
@@ -48,15 +49,17 @@ class Challenger:
 class Decision:
     """`outcome`: promoted, rejected or not_enough_evidence, of the model that `sample` is about.
 
-    `look` is 0 when no budget was spent; `level` is what was allowed, `p_value` what was found.
+    `look` is 0 when no budget was spent; `level` is what was allowed, `p_value` what was found. `by`: whose evidence
+    decided, "queries" or "people".
     """
 
     outcome: str
     reasons: tuple[str, ...]
-    sample: Sample
+    sample: Sample | Votes
     look: int = 0
     level: float = 0.0
     p_value: float = 1.0
+    by: str = "queries"
 
     @property
     def open(self) -> bool:
@@ -139,7 +142,7 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
     k, nights = challenger.k, challenger.nights
     level = night_level(challenger.budget, nights)
     queries, people = challenger.queries, challenger.people
-    by_queries, by_people = queries.p_value, people.votes_p_value
+    by_queries, by_people = queries.p_value, people.p_value
     facts = (
         f"after {nights} nights the challenger (number {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} "
         f"query clusters: p = {by_queries:.2g}, allowed {level:.2g}"
@@ -150,15 +153,17 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
         if people.n > 1
         else "hardly anybody's preference is known",
     )
-    found, p = min((queries, by_queries), (people, by_people), key=lambda one: one[1])
-    if by_people <= level and queries.mean < dials.min_effect:
-        found, p = people, by_people  # which decides, however certain the queries are that it is less
+    found: Sample | Votes = queries
+    p = by_queries
+    # People decide also where the queries are more certain, but that it is less.
+    if by_people < by_queries or (by_people <= level and queries.mean < dials.min_effect):
+        found, p = people, by_people
 
     def answer(outcome: str, reason: str) -> Decision:
-        return Decision(outcome, (*facts, reason), found, k, level, p)
+        return Decision(outcome, (*facts, reason), found, k, level, p, "people" if found is people else "queries")
 
     told, heard = queries.n >= FEW, people.n >= FEW
-    if (heard and people.high < 0) or (told and queries.high < dials.min_effect and people.mean <= 0):
+    if (heard and people.z < -INTERVAL_Z) or (told and queries.high < dials.min_effect and people.mean <= 0):
         return answer("rejected", "a worthwhile gain can be ruled out")
     if p <= level and nights <= CHALLENGER_NIGHTS:
         if found is queries and queries.mean < dials.min_effect:
@@ -171,7 +176,7 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
     return answer("not_enough_evidence", "this could still be chance")
 
 
-def stronger(candidate: Sample, challenger: Challenger | None) -> bool:
+def stronger(candidate: Sample | Votes, challenger: Challenger | None) -> bool:
     """Whether a candidate short of evidence takes the challenger's place."""
     return challenger is None or candidate.z > max(challenger.queries.z, challenger.people.z)
 
@@ -190,5 +195,5 @@ def _pace(k: int) -> float:
     return PACE / ((k + PACE - 1) * (k + PACE))
 
 
-def _interval(found: Sample) -> str:
+def _interval(found: Sample | Votes) -> str:
     return f"{found.mean:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..retriever.releases import Releases
 from ..retriever.types import Release
 from . import report
-from .challenge import Challengers, Followed, preferences
+from .challenge import Challengers, Followed
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors
 from .evaluate import Result, evidence, visibility
@@ -18,13 +18,13 @@ from .history import History
 from .lessons import Lessons
 from .recipe import Recipe, Split
 from .runs import Run, Runs
-from .sample import Sample
 from .screen import saving, screening_rows
 from .slices import by_slice
 from .snapshot import cluster_of, commonest, wordings_of
 from .split import untaught
 from .steps import Steps
 from .tally import tally
+from .votes import preferences
 from .within import Filters
 
 
@@ -147,8 +147,8 @@ class Judge:
             decision = _with_guards(decision, self.guards(tonight, challenger))
         self._runs.detail(run.id, challenger=report.challenger_json(followed, decision))
         self._decided(tonight, challenger.release, decision, first=False)
-        if results and decision.outcome == "promoted":
-            self._saw(run, challenger.release, replace(decision, sample=followed.state.queries), results)
+        if results and decision.outcome == "promoted":  # of all its nights the details of the challenger say more
+            self._saw(run, challenger.release, replace(decision, sample=evidence(results)), results, fresh=True)
         return decision
 
     def side(self, corpus: Corpus, release: Release, steps: Steps, *, keep: bool) -> Side:
@@ -169,16 +169,15 @@ class Judge:
         heard = untaught(later, self._history.clusters(release.lineage["log_seq"]), taught_by)
         wordings = commonest(wordings_of(heard))
         results = contest.results(tally(heard, by=("release", "cluster")), lessons.clicks, wordings)
-        liked = preferences(later, followed.release_id)
-        units = query_units(result.cluster for result in results) | {_person(person) for person in liked}
+        liked = {_person(person): vote for person, vote in preferences(later, followed.release_id).items()}
+        units = query_units(result.cluster for result in results) | liked.keys()
         fresh = self._challengers.fresh(followed.run_id, units)
         results = [result for result in results if _unit(result.cluster) in fresh]
-        people = Sample.of([value for person, value in liked.items() if _person(person) in fresh])
-        before = followed.state
-        queries, people = before.queries + evidence(results), before.people + people
-        state = replace(before, nights=before.nights + 1, queries=queries, people=people)
+        votes = {person: vote for person, vote in liked.items() if person in fresh}
+        before, people = followed.state, self._challengers.votes_with(followed, votes.values())
+        state = replace(before, nights=before.nights + 1, queries=before.queries + evidence(results), people=people)
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
-        return (now, results) if self._challengers.keep(now, lessons.champion, fresh) else None
+        return (now, results) if self._challengers.keep(now, lessons.champion, fresh, votes) else None
 
     def _people_can_tell(self, tonight: Tonight) -> bool:
         """Whether people see challengers, and no other one is followed."""
@@ -193,9 +192,12 @@ class Judge:
         inputs = {"champion": lessons.champion, "candidate": candidate.id, "data_sha256": lessons.data_sha256}
         self._runs.decided(tonight.run.id, decision, first=first, **inputs, golden_sha256=golden)
 
-    def _saw(self, run: Run, release: Release, decision: Decision, results: Sequence[Result]) -> None:
-        """What the decision was about, for the report."""
-        self._runs.detail(run.id, metrics=report.metrics_json(results, decision), measured={"release": release.id})
+    def _saw(
+        self, run: Run, release: Release, decision: Decision, results: Sequence[Result], *, fresh: bool = False
+    ) -> None:
+        """What the decision was about, for the report; `fresh` results are of tonight only, about a challenger."""
+        measured = {"release": release.id, "fresh": fresh}
+        self._runs.detail(run.id, metrics=report.metrics_json(results, decision), measured=measured)
         report.write_evidence(self._folder / run.id, results, decision)
 
 

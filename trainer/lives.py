@@ -17,11 +17,13 @@ from .evaluate import DEPTH
 from .gate import Challenger, Decision, ask_people, decide, follow, screen, stronger, unheard
 from .recipe import Promotion
 from .sample import Sample
+from .votes import Votes
 
 T = TypeVar("T")
 BLOCK = 50  # units that are drawn together
 BANK = 20_000  # blocks to draw from
 CHUNK = 50  # lives that one task simulates
+VOTING = 0.4  # of the people who see a challenger and the champion differ
 LIKED = 0.8  # share of right results looked at that are clicked
 Floats = npt.NDArray[np.float64]
 
@@ -103,7 +105,8 @@ class World:
 
     `blocks` of 50 units judge a candidate, a third as many (3 at least) are its development split. A share `reused` of
     them judged last night too, and in a share `kept` of these the next candidate differs as the last did. `people`
-    tell their preference about a challenger every night: a fifth each for and against it, the others have none.
+    tell their preference about a challenger every night: VOTING of them have one, for or against it, each about a query
+    of their own but for a share `trend`, who all ask the query of that day and agree.
     """
 
     null: Differences | Rare = WIDE
@@ -113,6 +116,7 @@ class World:
     reused: float = 0.0
     kept: float = 0.0
     people: int = 0
+    trend: float = 0.0
 
 
 class Bank:
@@ -149,12 +153,13 @@ class Gatekeeper:
         self._looks = 0
         self.challenger: Challenger | None = None
 
-    def hear(self, queries: Sample, people: Sample) -> bool:
-        """One more night of the challenger with what is fresh. Whether it is promoted; it may also end."""
+    def hear(self, queries: Sample, people: Votes) -> bool:
+        """One more night of the challenger with queries that are fresh, and all votes so far. Whether it is promoted;
+        it may also end.
+        """
         assert self.challenger is not None
         before = self.challenger
-        queries, people = before.queries + queries, before.people + people
-        heard = replace(before, nights=before.nights + 1, queries=queries, people=people)
+        heard = replace(before, nights=before.nights + 1, queries=before.queries + queries, people=people)
         decision = follow(heard, self._dials)
         self.challenger = heard if decision.open else None
         if decision.outcome == "promoted" and self._people:
@@ -176,6 +181,7 @@ class Gatekeeper:
     def _follow(self, decision: Decision) -> None:
         self._looks = max(self._looks, decision.look)
         if decision.open and stronger(decision.sample, self.challenger):
+            assert isinstance(decision.sample, Sample)  # of queries: nobody has voted yet
             self.challenger = Challenger(decision.look, 1, decision.sample, looked=decision.level > 0)
 
 
@@ -200,7 +206,8 @@ class Life:
         gatekeeper, really = self._gatekeeper, self.follows_better
         if gatekeeper.challenger is not None:
             bank = self._banks[really]
-            promoted = gatekeeper.hear(bank.sample(bank.draw(self._random, self._fresh)), self._votes())
+            votes = gatekeeper.challenger.people + self._votes()
+            promoted = gatekeeper.hear(bank.sample(bank.draw(self._random, self._fresh)), votes)
             self.follows_better = (better if promoted else really) and gatekeeper.challenger is not None
             if promoted:
                 return really
@@ -211,10 +218,12 @@ class Life:
             self.follows_better = better and not promoted
         return better if promoted else None
 
-    def _votes(self) -> Sample:
-        if not self._world.people:
-            return Sample()
-        return Sample.of(self._random.choice((-1.0, 0.0, 1.0), p=(0.2, 0.6, 0.2), size=self._world.people).tolist())
+    def _votes(self) -> Votes:
+        people = self._world.people
+        voters = self._random.binomial(people, VOTING)
+        together = round(self._world.trend * voters)
+        leads = [*self._random.choice((-1, 1), size=voters - together), together * self._random.choice((-1, 1))]
+        return Votes.of(people, [int(lead) for lead in leads])
 
     def _measure(self, better: bool) -> tuple[Sample, Sample]:
         bank, world = self._banks[better], self._world

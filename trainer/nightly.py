@@ -27,6 +27,7 @@ from .lessons import Lessons, Skipped, read_lessons
 from .promote import Promoter
 from .recipe import Recipe
 from .runs import MAX_ATTEMPTS, Bounds, Run, Runs, decision_of
+from .sample import Sample
 from .snapshot import bounds_now
 from .steps import Progress, Steps
 from .teach import Teacher, Watcher
@@ -107,8 +108,9 @@ class Night:
             self._runs.finish(run.id, reason.outcome, [str(reason)])
         except Exception as error:
             check()
-            log.exception("run %s failed", run.id)
-            message = str(error) if isinstance(error, ClickLoopError) else f"{type(error).__name__}: {error}"
+            expected = isinstance(error, ClickLoopError)
+            message = str(error) if expected else f"{type(error).__name__}: {error}"
+            log.error("run %s failed: %s", run.id, message, exc_info=not expected)
             self._runs.finish(run.id, "failed", [message])
         finally:
             if self._lock.held():  # otherwise whoever has it goes on with this run and its files
@@ -283,6 +285,7 @@ class Night:
         if self._recipe.promotion.evaluation_traffic:
             tonight.steps.begin("building the challenger's index")
             build_id = self._promoter.build(run, tonight.steps, tonight.corpus, candidate, _asked(tonight), part)
+        assert isinstance(decision.sample, Sample)  # of queries: nobody has voted yet
         state = Challenger(decision.look, 1, decision.sample, looked=self._runs.looked(run.id))
         followed = Followed(run.id, candidate.release.id, build_id, run.id, run.log_seq, state)
         counted = query_units(tonight.lessons.holdout["cluster"]) if decision.sample.n else set()

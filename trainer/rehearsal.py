@@ -15,7 +15,6 @@ import polars as pl
 from ..retriever.interleave import team_draft
 from ..retriever.search import RANKER, ranker_of
 from ..retriever.types import Document, Release, StoredDocument
-from .challenge import preferences
 from .clicks import choose
 from .contenders import Contender
 from .contest import Contest, Side
@@ -29,6 +28,7 @@ from .snapshot import cluster_of, commonest, normalised, wordings_of
 from .split import DEVELOPMENT, HOLDOUT, numbers, split, untaught, who_judges
 from .tally import tally
 from .truth import measure
+from .votes import Vote, Votes, leads, preferences
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -55,7 +55,7 @@ class Lived:
     name: str
     true: float
     estimates: list[Sample]
-    people: Sample
+    people: Votes
     night: int | None
 
 
@@ -113,11 +113,16 @@ class _Life:
         self._contest = Contest(stage.corpus, stage.champion, side)
         self.ranked = stage.ranking(side, contender)
         self.estimates: list[Sample] = []
-        self.people = Sample()
+        self._votes: list[Vote] = []
         self._log: list[pl.DataFrame] = []
         self._gatekeeper = Gatekeeper(stage.recipe.promotion, people=traffic > 0)
         self._since = 0  # the last search before it was followed
         self._counted: set[str] = set()
+
+    @property
+    def people(self) -> Votes:
+        """What everybody said who was shown both."""
+        return Votes.of(len(self._votes), leads(self._votes).values())
 
     def night(self, number: int) -> bool:
         """Whether this night promotes the model."""
@@ -134,9 +139,8 @@ class _Life:
             heard = results(untaught(self._log[-1], taught, shares))
             fresh = [result for result in heard if result.cluster not in self._counted]
             self._counted |= {result.cluster for result in fresh}
-            votes = Sample.of(list(preferences(self._log[-1], CHALLENGER).values()))
-            self.people += votes
-            if gatekeeper.hear(evidence(fresh), votes):
+            self._votes += preferences(self._log[-1], CHALLENGER).values()
+            if gatekeeper.hear(evidence(fresh), self.people):
                 return True
         parted = split(log, who_judges(log, shares), shares)
         holdout = results(parted.filter(pl.col("part") == HOLDOUT))
@@ -148,7 +152,7 @@ class _Life:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
             looked = gatekeeper.challenger is not None and gatekeeper.challenger.looked
             self._counted = {result.cluster for result in holdout} if looked else set()
-            self.people = Sample()
+            self._votes = []
         return promoted
 
     def _searches(self, night: int) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from .golden import GoldenScores
 from .guards import FEWEST
 from .runs import Run
 from .sample import Sample
+from .votes import Votes
 
 SHOWN = 15  # queries that got better, and as many that got worse
 PACKAGES = (
@@ -50,7 +51,7 @@ def write_evidence(folder: Path, results: Sequence[Result], decision: Decision) 
     write_whole(folder / "evidence.json", _dump(content))
 
 
-def estimate_json(found: Sample) -> dict[str, float | None]:
+def estimate_json(found: Sample | Votes) -> dict[str, float | None]:
     """The mean of a sample with its 95 % interval; null where too few units say anything."""
     known = found.n > 1
     return {
@@ -70,7 +71,7 @@ def challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
         "look": state.k,
         "nights": state.nights,
         "queries": estimate_json(state.queries) | {"p_value": state.queries.p_value},
-        "people": estimate_json(state.people) | {"p_value": state.people.votes_p_value},
+        "people": estimate_json(state.people) | {"p_value": state.people.p_value},
         "level": decision.level,
         "outcome": decision.outcome,
         "reasons": list(decision.reasons),

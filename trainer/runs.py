@@ -15,6 +15,7 @@ from ..retriever.releases import new_id
 from ..retriever.schema import builds, challenger, live, looks, runs, switches
 from .gate import Decision
 from .sample import Sample
+from .votes import Votes
 
 MAX_ATTEMPTS = 3
 ACTIVE = ("queued", "running")
@@ -240,6 +241,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "look": decision.look,
         "level": decision.level,
         "p_value": decision.p_value,
+        "by": decision.by,
         "n": found.n,
         "mean": found.mean,
         "error": found.error if found.n > 1 else None,
@@ -249,7 +251,8 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 def decision_of(decided: Mapping[str, Any]) -> Decision:
     """The decision that is kept in a run's details."""
     kept = decided["decision"]
-    return Decision(**{**kept, "reasons": tuple(kept["reasons"]), "sample": Sample(**kept["sample"])})
+    sample = (Votes if "lead" in kept["sample"] else Sample)(**kept["sample"])
+    return Decision(**{**kept, "reasons": tuple(kept["reasons"]), "sample": sample})
 
 
 def _detail(connection: Connection, run_id: str, part: str | None, details: Mapping[str, Any]) -> None:

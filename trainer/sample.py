@@ -116,15 +116,5 @@ class Sample:
         log_tail = float(log_ndtr(-z)) + lean * z**3 / (3 * root) + z**4 / (4 * self.n)
         return min(math.exp(min(log_tail, 0.0)) + math.exp(-self.n * math.log1p(self.mean / self.loss)), 1.0)
 
-    @property
-    def votes_p_value(self) -> float:
-        """One-sided and exact for differences of −1, 0 and 1, which vote for the champion, for none, for the candidate:
-        the sign test. 0s say nothing.
-        """
-        from scipy.special import bdtrc
-
-        votes, lead = round(self.squares), round(self.total)
-        return float(bdtrc((votes + lead) // 2 - 1, votes, 0.5))  # much faster than scipy.stats.binom
-
     def _central_squares(self) -> float:
         return max(self.squares - self.total**2 / self.n, self.variance)

@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from clickloop.retriever.database import Database
-from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import releases
-from clickloop.retriever.search import RANKER, against
-from clickloop.trainer.challenge import Challengers, Followed, preferences
+from clickloop.trainer.challenge import Challengers, Followed
 from clickloop.trainer.gate import Challenger
 from clickloop.trainer.sample import Sample
+from clickloop.trainer.votes import Vote, Votes
 
 MODEL, CHAMPION = "release-new", "release-champion"
 
@@ -35,44 +33,8 @@ def challengers(database: Database) -> Challengers:
 
 
 def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
-    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Sample.of([1.0, 0.0]))
+    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Votes.of(2, [1]))
     return Followed(run_id, MODEL, build_id, run_id, 70, state)
-
-
-def shown(*lists: tuple[str, str]) -> pl.DataFrame:
-    """One list a search: who saw it, and its results in order, "+" the release's, "-" the champion's, "." of neither,
-    "?" explored; a "!" after a result is a click.
-    """
-    rankers = {"+": MODEL, "-": against(MODEL), ".": RANKER, "?": EXPLORATION}
-    rows = []
-    for search, (person, results) in enumerate(lists):
-        for place, mark in enumerate(results):
-            if mark != "!":
-                clicked = results[place + 1 : place + 2] == "!"
-                rows.append({"search": search, "person": person, "ranker": rankers[mark], "clicked": clicked})
-    return pl.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("results", "preference"),
-    [("+!-+-", 1), ("+-!+-", -1), ("+!-!+-", 0), ("+-+-", 0), ("+!-!+!-", 1), ("-!", -1), (".!+!", 1), (".!+-", 0)],
-)
-def test_a_person_prefers_whose_results_they_clicked_more(results: str, preference: int) -> None:
-    assert preferences(shown(("ann", results)), MODEL) == {"ann": preference}
-
-
-def test_a_person_counts_once_however_often_they_search() -> None:
-    log = shown(("ann", "+!-"), ("ann", "+-!"), ("ann", "-+!"), ("ann", "+-"), ("bob", "+-!"))
-    assert preferences(log, MODEL) == {"ann": 1, "bob": -1}
-
-
-def test_lists_of_the_champion_alone_and_of_other_challengers_say_nothing() -> None:
-    assert preferences(shown(("ann", "..!.")), MODEL) == {}
-    assert preferences(shown(("ann", "+!-")), "release-newer") == {}
-
-
-def test_explored_results_say_nothing() -> None:
-    assert preferences(shown(("ann", "..?!"), ("bob", "?!-+!")), MODEL) == {"bob": 1}
 
 
 def test_the_state_comes_back_as_it_was_kept(challengers: Challengers) -> None:
@@ -92,6 +54,17 @@ def test_nothing_counts_twice_about_one_challenger(challengers: Challengers) -> 
     assert challengers.fresh("run-1", {"query a", "query b", "person a", "person b"}) == {"query b", "person a"}
     assert challengers.keep(replace(followed(), judged_by="run-2", log_seq=90), CHAMPION, {"query b"})
     assert challengers.fresh("run-1", {"query a", "query b"}) == set()
+
+
+def test_votes_about_one_query_are_added_up_night_after_night(challengers: Challengers) -> None:
+    """Those of before it was written down what they are about, one here, count as if they were about one query."""
+    first = {"person a": Vote(1, "1"), "person b": Vote(1, "1"), "person c": Vote(-1, "2"), "person d": Vote(0, "3")}
+    told = challengers.votes_with(followed(), first.values())
+    assert told == Votes.of(6, [1, 2, -1])
+    now = replace(followed(), state=replace(followed().state, people=told))
+    challengers.keep(now, CHAMPION, {*first, "query 1"}, first)
+    assert challengers.votes_with(now, []) == told
+    assert challengers.votes_with(now, [Vote(1, "1"), Vote(1, "9")]) == Votes.of(8, [1, 3, -1, 1])
 
 
 def test_another_challenger_takes_the_place_and_its_index_is_given_up(

@@ -186,6 +186,18 @@ def test_the_mean_corrected_gain_of_right_documents_is_1_and_of_others_0(kind: s
     assert gains.join(right, on=["query", "document_id"], how="anti")["gain"].mean() == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_is_asked_often_does_not_say_how_much_noise_the_rest_has(seed: int) -> None:
+    """600 searches that nobody looks at, each for something else, beside 60 queries that many ask."""
+    often = simulated(seed, 1.0)
+    first = often.filter(pl.col("search") < 600)
+    once = first.with_columns(query="once " + pl.col("person"), person="once " + pl.col("person"), clicked=False)
+    log = pl.concat([often, once])
+    gains = corrected_gains(count_people(log), choose(log).model)
+    wrong = gains.filter(~pl.col("document_id").is_in(list(RIGHT))).group_by("query").agg(pl.col("gain").mean())
+    assert wrong["gain"].mean() == pytest.approx(0, abs=0.02), "the mean of all queries, of which each counts once"
+
+
 def test_a_rank_that_nobody_saw_before_is_taken_for_the_last_known() -> None:
     assert judged(crowd("d", 4, 1, rank=50))["d"]["relevance"] == judged(crowd("d", 4, 1, rank=10))["d"]["relevance"]
 

@@ -9,13 +9,16 @@ from sqlalchemy import event, select
 
 from clickloop.retriever.database import Database
 from clickloop.retriever.errors import Conflict, NotFound
+from clickloop.retriever.ledger import about_run
 from clickloop.retriever.pointer import finish_switch
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import looks
 from clickloop.retriever.types import Release
-from clickloop.trainer.gate import Decision
+from clickloop.trainer.gate import Challenger, Decision, follow
+from clickloop.trainer.recipe import Promotion
 from clickloop.trainer.runs import Bounds, Run, Runs, decision_of
 from clickloop.trainer.sample import Sample
+from clickloop.trainer.votes import Votes
 
 SAMPLE = Sample.of([0.0, 0.1] * 100)
 RELEASE = Release("r1", None, 4, "{text}", "", "", 32, "onnx", {}, {}, 1.0)
@@ -285,6 +288,25 @@ def test_a_first_decision_stays_with_the_run_as_it_was(runs: Runs, found: Decisi
     runs.decided(run_id, found, first=True, champion="r1", candidate="r2")
     decided = runs.get(run_id).details["decided"]
     assert (decided["champion"], decided["candidate"], decision_of(decided)) == ("r1", "r2", found)
+
+
+@pytest.mark.parametrize(("votes", "by", "n"), [([1] * 80 + [-1] * 20, "people", 100), ([], "queries", 200)])
+def test_the_ledger_says_whose_evidence_decided(
+    database: Database, runs: Runs, votes: list[int], by: str, n: int
+) -> None:
+    run_id = runs.queue("schedule").id
+    found = follow(Challenger(1, 2, Sample.of([0.05, -0.05] * 100), Votes.of(len(votes), votes)), Promotion())
+    runs.decided(run_id, found, first=False, candidate="r2")
+    (told,) = about_run(database, run_id)
+    assert (told["by"], told["n"]) == (by, n)
+
+
+def test_a_first_decision_of_an_older_version_was_by_queries(runs: Runs) -> None:
+    run_id = finished(runs)
+    runs.decided(run_id, decision(look=1), first=True)
+    decided = runs.get(run_id).details["decided"]
+    del decided["decision"]["by"]
+    assert decision_of(decided) == decision(look=1)
 
 
 def test_a_run_that_decides_anew_never_spent_less(database: Database, runs: Runs) -> None:
