@@ -21,7 +21,9 @@ from .robots import Robots, without_robots
 from .runs import Bounds
 from .segments import Merge, Segments
 from .snapshot import (
+    block_end,
     clicked_later,
+    clicks_received,
     cluster_of,
     fingerprint,
     last_search,
@@ -32,8 +34,8 @@ from .snapshot import (
 from .split import DEVELOPMENT, HOLDOUT, number, numbers, split, who_judges
 from .tally import COUNTED, PAIR, fairly, judging, less, summed, tally
 
-FORMAT = 4  # another number makes every history anew
-BLOCK = 100_000  # searches that are read together, so that memory is bounded
+FORMAT = 5  # another number makes every history anew
+BLOCK, BLOCK_RESULTS = 100_000, 1_000_000  # searches and results that are read together: 1.2 GiB a million results
 MAX_SEARCHES = 10
 JUDGED = (DEVELOPMENT, HOLDOUT)  # parts whose searches are compared with a ranking
 RECENT = 20_000  # searches that robots are told by, besides the new ones
@@ -54,7 +56,7 @@ SCHEMAS = {
     ),
     "visits": pl.Schema({"visit": pl.UInt64, "search": pl.Int64}),
     "closed": pl.Schema({"visit": pl.UInt64}),
-    "people": pl.Schema({"person": pl.UInt64, "judges": pl.Boolean}),
+    "people": pl.Schema({"person": pl.UInt64, "judges": pl.Boolean, "opening": pl.UInt64}),
     "wordings": pl.Schema(
         {"query": pl.UInt64, "text": pl.String, "cluster": pl.UInt64, "searches": pl.Int64, "first": pl.Int64}
     ),
@@ -95,7 +97,8 @@ class History:
             self._kept.clear()
         start = self.bounds.search
         while self.bounds != bounds:
-            end = min(bounds.search, self.bounds.search + BLOCK)
+            before = self.bounds.search
+            end = block_end(self._database, BLOCK_RESULTS, before, min(bounds.search, before + BLOCK))
             self._add(end, bounds)
             progress((end - start) / max(bounds.search - start, 1))
 
@@ -212,7 +215,7 @@ class History:
             "bounds": asdict(Bounds(end, tonight.event)),
             "last": last_search(self._database, end),
             "sha256": hashlib.sha256(f"{self.sha256} {read}".encode()).hexdigest(),
-            "night": self._report(tonight, new, honest, judges, robots),
+            "night": self._report(before, tonight, new, honest, judges, robots),
         }
         tables = {name: found[name].select(schema.names()).cast(schema) for name, schema in SCHEMAS.items()}
         self._kept.add(tables, state)
@@ -255,14 +258,17 @@ class History:
         return added, closed, old.join(changed, on="visit", how="semi")["search"].sort().to_list()
 
     def _judges(self, new: pl.DataFrame, old: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Everybody of both logs (`person`) and whether they `judge`, and the same by numbers of who was not known."""
+        """Everybody of both logs (`person`) and whether they `judge`; and who was not known, as they are kept."""
         people = pl.concat([new, old])["person"].unique()
         named = pl.DataFrame({"name": people, "person": numbers(people)})
-        known = self._kept.scan("people").join(named.lazy(), on="person", how="semi").collect()
-        firsts = who_judges(new, self._recipe.split)
-        added = firsts.with_columns(numbers(firsts["person"])).join(known, on="person", how="anti")
-        judges = named.join(pl.concat([known, added]), on="person")
-        return judges.select("judges", person="name"), added
+        everybody = self._kept.scan("people")
+        known = named.join(everybody.join(named.lazy(), on="person", how="semi").collect(), on="person")
+        begun = everybody.group_by("opening").agg(people=pl.len().cast(pl.Int64)).collect()
+        asked = new.select("search", "person", "cluster")
+        strangers = asked.join(known, left_on="person", right_on="name", how="anti")
+        firsts = who_judges(strangers, self._recipe.split, begun)
+        judges = pl.concat([known.select("judges", person="name"), firsts.select("judges", "person")])
+        return judges, firsts.with_columns(numbers(firsts["person"]))
 
     def _tallied(self, log: pl.DataFrame, judges: pl.DataFrame) -> pl.DataFrame:
         parted = split(log, judges, self._recipe.split)
@@ -272,7 +278,13 @@ class History:
         return tally(numbered.with_columns(within=judged), by=("part", "release"))
 
     def _report(
-        self, tonight: Bounds, new: pl.DataFrame, honest: pl.DataFrame, judges: pl.DataFrame, robots: Robots
+        self,
+        before: Bounds,
+        tonight: Bounds,
+        new: pl.DataFrame,
+        honest: pl.DataFrame,
+        judges: pl.DataFrame,
+        robots: Robots,
     ) -> dict[str, Any]:
         """What this block added, and the blocks before it that belong to the same night."""
         people = judges.join(honest.select("person").unique(), on="person", how="semi")["judges"]
@@ -285,6 +297,7 @@ class History:
             "people_who_judge": int(people.sum()),
             "robots_left_out": robots.people,
             "robot_searches_left_out": new["search"].n_unique() - honest["search"].n_unique(),
+            **clicks_received(self._database, before, tonight.event),
         }
         night = self._kept.state.get("night", {})
         pushed = set(robots.pushed)

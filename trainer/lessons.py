@@ -23,6 +23,7 @@ from .tally import PAIR, counted
 
 MODEL_SEARCHES = 20_000  # the newest, that the click models are fitted to
 DEVELOPMENT_PAIRS = 1_000  # that choose the best epoch, at most
+LOST = 0.1  # share of a night's clicks or searches that is worth a word if they teach nothing
 
 
 class Skipped(Exception):
@@ -58,7 +59,7 @@ class Lessons:
 
     def check_pairs(self, recipe: Recipe) -> None:
         """Raises Skipped when too few of the training pairs were clicked in answers of the champion."""
-        _check_pairs(sum(pair.confirmed for pair in self.training), recipe)
+        _check_pairs(sum(pair.confirmed for pair in self.training), recipe, self.counts)
 
     def check_judges(self, recipe: Recipe) -> None:
         """Raises Undecidable when too few query clusters judge."""
@@ -66,6 +67,7 @@ class Lessons:
         if judging < least:
             raise Undecidable(
                 f"{judging} query clusters judge, but at least {least} are needed: more different searches will do"
+                + _lost(self.counts)
             )
 
 
@@ -132,14 +134,26 @@ def mine_triplets(
         triplets(pairs, lessons.clicked, texts, known, relative_margin=recipe.mining.relative_margin, seed=recipe.seed)
         for pairs in (lesson, exam)
     )
-    _check_pairs(len(training), recipe)
+    _check_pairs(len(training), recipe, lessons.counts)
     return _worded(training, lessons.wordings), _worded(development, lessons.wordings)
 
 
-def _check_pairs(found: int, recipe: Recipe) -> None:
+def _check_pairs(found: int, recipe: Recipe, counts: Mapping[str, Any]) -> None:
     least = recipe.mining.min_pairs
     if found < least:
-        raise Skipped(f"{found} training pairs, but at least {least} are needed: more searches and clicks will do")
+        needed = f"{found} training pairs, but at least {least} are needed: more searches and clicks will do"
+        raise Skipped(needed + _lost(counts))
+
+
+def _lost(counts: Mapping[str, Any]) -> str:
+    """What more than a tenth of the night's clicks or searches were lost by, to add to a reason."""
+    clicks, robots = counts["clicks_received"], counts["robot_searches_left_out"]
+    losses = (
+        (counts["clicks_of_unknown_searches"], clicks, "clicks name no search in the log"),
+        (counts["clicks_of_documents_not_shown"], clicks, "clicks name documents that their search did not show"),
+        (robots, counts["searches"] + robots, "searches were left out as robots'"),
+    )
+    return "".join(f"; {lost:,} of {all_:,} {what}" for lost, all_, what in losses if lost > LOST * all_)
 
 
 def _confirmed(pairs: Sequence[Pair], tallies: pl.DataFrame) -> list[Pair]:

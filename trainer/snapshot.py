@@ -36,6 +36,9 @@ SCHEMA = {
 WITHIN = func.coalesce(cast(searches.c.filter, Text), EVERYTHING)
 # Who searched, as far as the app tells; without that every search is somebody else's.
 PERSON = func.coalesce(searches.c.user_id, searches.c.client_id, searches.c.session_id, searches.c.query_id)
+# The last rank that is read, so that a night's memory does not grow with k. Further down hardly anybody looks, and
+# where relevance adds less than a tenth of the clicks that it adds at best, gains count less and less.
+DEEPEST = 50
 LEVEL = case({action: level for level, action in enumerate(CLICKS, 1)}, value=events.c.action)
 SECONDS_A_DAY = 86_400.0
 ROWS = 50_000  # fetched together
@@ -54,7 +57,7 @@ def bounds_now(database: Database) -> Bounds:
 
 
 def read_log(database: Database, bounds: Bounds, after: int = 0) -> pl.DataFrame:
-    """Impressions (SCHEMA), sorted by search and rank; only searches later than number `after`.
+    """Impressions (SCHEMA) down to rank DEEPEST, sorted by search and rank; only searches later than number `after`.
 
     `text` is what was asked; `query` is normalised: what is asked again in other case or spacing is the same query. A
     `cluster` holds its near-duplicates. Events of unknown queries, of documents that were not shown, and with other
@@ -86,6 +89,36 @@ def clicked_later(database: Database, before: Bounds, event: int) -> list[int]:
         return list(connection.scalars(clicks))
 
 
+def clicks_received(database: Database, before: Bounds, event: int) -> dict[str, int]:
+    """How many events of CLICKS arrived after `before`, up to number `event`; and those of them that count nowhere: of
+    searches that are not in the log, and of documents that their search did not show.
+    """
+    search = select(searches.c.seq).where(searches.c.query_id == events.c.query_id)
+    result = search.join(shown, shown.c.search_seq == searches.c.seq).where(shown.c.document_id == events.c.document_id)
+    known, seen = (
+        func.coalesce(func.sum(case((there.correlate(events).exists(), 1), else_=0)), 0) for there in (search, result)
+    )
+    arrived = (events.c.seq > before.event) & (events.c.seq <= event) & events.c.action.in_(CLICKS)
+    with database.read() as connection:
+        row = connection.execute(select(func.count(), known, seen).select_from(events).where(arrived)).one()
+    received, of_searches, of_results = map(int, row)
+    return {
+        "clicks_received": received,
+        "clicks_of_unknown_searches": received - of_searches,
+        "clicks_of_documents_not_shown": of_searches - of_results,
+    }
+
+
+def block_end(database: Database, results: int, after: int, until: int) -> int:
+    """Number of the search with which so many results that are read have come since search `after`; `until` where they
+    are fewer by then.
+    """
+    which = (shown.c.search_seq > after) & (shown.c.search_seq <= until) & (shown.c.rank <= DEEPEST)
+    places = select(shown.c.search_seq).where(which).order_by(shown.c.search_seq, shown.c.rank)
+    with database.read() as connection:
+        return connection.scalar(places.offset(results - 1).limit(1)) or until
+
+
 def last_search(database: Database, number: int) -> str | None:
     """The `query_id` of the newest search up to this number."""
     newest = select(searches.c.query_id).where(searches.c.seq <= number).order_by(searches.c.seq.desc()).limit(1)
@@ -99,7 +132,8 @@ def _log(connection: Connection, which: ColumnElement[bool], event: int) -> pl.D
     texts_of = {"search": pl.Int64, "text": pl.String, "person": pl.String}
     asked_of = {**texts_of, "day": pl.Float64, "release": pl.String, "within": pl.String}
     results = select(c.seq, shown.c.document_id, shown.c.rank, shown.c.ranker, shown.c.score)
-    results = results.join(shown, shown.c.search_seq == c.seq).where(which).order_by(c.seq, shown.c.rank)
+    results = results.join(shown, shown.c.search_seq == c.seq).where(which, shown.c.rank <= DEEPEST)
+    results = results.order_by(c.seq, shown.c.rank)
     place = {"search": pl.Int64, "document_id": pl.String}
     clicks = select(c.seq, events.c.document_id, LEVEL).join(events, events.c.query_id == c.query_id)
     clicks = clicks.where(which, events.c.seq <= event, events.c.action.in_(CLICKS))

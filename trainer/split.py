@@ -1,7 +1,9 @@
 """Who judges and who teaches: by query cluster and by person, the same in every night.
 
 Clusters are drawn by a hash. A person judges if the first search of theirs that ever arrived belongs to the holdout,
-and teaches otherwise: nobody does both, and of the short visits that make up most logs hardly a search is lost.
+and teaches otherwise: nobody does both, and of the short visits that make up most logs hardly a search is lost. Whoever
+begins as many others do, as where an app searches by itself when it opens, is drawn by a hash of their own instead: the
+hash of one cluster would make everybody teach, or everybody judge.
 """
 
 import hashlib
@@ -12,12 +14,27 @@ from .recipe import Split
 
 # What a person's search of a cluster is for; no cluster is in two of the first three.
 TRAINING, DEVELOPMENT, HOLDOUT, NOTHING = range(4)
+# Many people begin with a cluster if so many did before, and they are more than this share of all. Below it the roles
+# even out over the clusters, and nothing is lost of people who search once.
+MANY, MANY_SHARE = 20, 0.05
 
 
-def who_judges(log: pl.DataFrame, shares: Split) -> pl.DataFrame:
-    """`person` and whether they judge (`judges`), of all who search first in this log."""
-    firsts = log.select("search", "person", "cluster").unique().sort("search").unique("person", keep="first")
-    return firsts.select("person", judges=draws(numbers(firsts["cluster"])) < shares.holdout)
+def who_judges(log: pl.DataFrame, shares: Split, begun: pl.DataFrame | None = None) -> pl.DataFrame:
+    """`person`, whether they judge (`judges`) and what they began with (`opening`, a cluster by number), of all who
+    search first in this log. `begun`: how many `people` began with each `opening` before.
+
+    In the order of arrival each is judged by those before them, so it does not matter how the log is cut into nights.
+    """
+    before = pl.DataFrame(schema={"opening": pl.UInt64, "people": pl.Int64}) if begun is None else begun
+    searches = log.select("search", "person", "cluster").unique().sort("search")
+    firsts = searches.unique("person", keep="first", maintain_order=True)
+    firsts = firsts.select("person", opening=numbers(firsts["cluster"]))
+    alike = pl.col("people").fill_null(0) + pl.int_range(pl.len()).over("opening")
+    known = before["people"].sum() + pl.int_range(pl.len())
+    many = (alike >= MANY) & (alike > MANY_SHARE * known)
+    counted = firsts.join(before, on="opening", how="left", maintain_order="left").with_columns(many=many)
+    own = counted.select(pl.when("many").then(numbers(counted["person"])).otherwise("opening")).to_series()
+    return counted.select("person", "opening", judges=draws(own) < shares.holdout)
 
 
 def split(log: pl.DataFrame, judges: pl.DataFrame, shares: Split) -> pl.DataFrame:
@@ -27,7 +44,8 @@ def split(log: pl.DataFrame, judges: pl.DataFrame, shares: Split) -> pl.DataFram
     developed = ~held_out & (draw < shares.holdout + shares.development)
     taught = pl.when(developed).then(DEVELOPMENT).otherwise(TRAINING)
     part = pl.when(held_out != pl.col("judges")).then(NOTHING).when(held_out).then(HOLDOUT).otherwise(taught)
-    return log.join(judges, on="person", maintain_order="left").with_columns(part=part.cast(pl.Int8)).drop("judges")
+    roles = judges.select("person", "judges")
+    return log.join(roles, on="person", maintain_order="left").with_columns(part=part.cast(pl.Int8)).drop("judges")
 
 
 def untaught(log: pl.DataFrame, taught: pl.Series, shares: Split) -> pl.DataFrame:

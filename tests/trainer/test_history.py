@@ -11,9 +11,10 @@ from logbook import DEVELOPED, Log
 
 from clickloop.trainer import history as module
 from clickloop.trainer import segments
+from clickloop.trainer import split as roles
 from clickloop.trainer.history import History
 from clickloop.trainer.recipe import Mining, Recipe, Split
-from clickloop.trainer.snapshot import cluster_of
+from clickloop.trainer.snapshot import bounds_now, cluster_of
 from clickloop.trainer.split import TRAINING, draw, number
 
 TABLES = ("tallies", "visits", "closed", "people", "wordings", "documents", "filters")
@@ -63,6 +64,26 @@ def test_night_by_night_and_in_one_go_are_the_same(logs: Callable[[], Log], step
         elif what[0] < made:
             log.click(what[0] + 1, *what[1:])
     assert kept(log.history(folder / "nights")) == kept(log.history(folder / "one go"))
+    log.database.close()
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 11), st.sampled_from(QUERIES[:3])) | st.none(), max_size=30))
+def test_roles_of_people_who_begin_alike_are_the_same_night_by_night_and_stay(
+    logs: Callable[[], Log], steps: list[tuple[int, str] | None]
+) -> None:
+    log, known = logs(), dict[Any, Any]()
+    folder = Path(str(log.database.engine.url.database)).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roles, "MANY", 2)
+        for step in [*steps, None]:
+            if step is not None:
+                log.search(f"client {step[0]}", step[1], ["a"])
+                continue
+            now = {person: rest for person, *rest in kept(log.history(folder / "nights"))["people"]}
+            assert known.items() <= now.items()
+            known = now
+        assert kept(log.history(folder / "nights")) == kept(log.history(folder / "one go"))
     log.database.close()
 
 
@@ -130,17 +151,24 @@ def test_a_database_that_was_restored_or_replaced_makes_it_anew(
         assert kept(other.history(tmp_path / "h")) == kept(other.history(tmp_path / f"fresh {made}"))
 
 
+@pytest.mark.parametrize(("bound", "value"), [("BLOCK", 3), ("BLOCK_RESULTS", 1), ("BLOCK_RESULTS", 5)])
 def test_a_long_log_is_read_in_blocks_and_reported_as_one_night(
-    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bound: str, value: int, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number_ in range(20):
         log.click(log.search(f"p{number_}", f"query {number_}", ["a", "b"]), "b")
+    log.click(99, "a")
     whole = log.history(tmp_path / "one go")
-    monkeypatch.setattr(module, "BLOCK", 3)
+    monkeypatch.setattr(module, bound, value)
+    shares = list[float]()
+    History(tmp_path / "h", log.database, Recipe()).advance(bounds_now(log.database), shares.append)
+    assert len(shares) >= 7
+    assert shares == sorted(set(shares))
     parts = log.history(tmp_path / "h")
     assert kept(parts) == kept(whole)
     assert parts.night == whole.night
     assert (parts.night["searches"], parts.night["clicks"], parts.night["people"]) == (20, 20, 20)
+    assert (parts.night["clicks_received"], parts.night["clicks_of_unknown_searches"]) == (21, 1)
 
 
 def test_few_segments_hold_many_nights(log: Log, tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ from clickloop.retriever.log import SearchLog
 from clickloop.retriever.types import Event, Search, Shown, Who
 from clickloop.trainer.runs import Bounds
 from clickloop.trainer.snapshot import (
+    DEEPEST,
     EVERYTHING,
+    block_end,
     bounds_now,
     canonical,
     clicked_later,
+    clicks_received,
     cluster_of,
     commonest,
     fingerprint,
@@ -165,6 +168,48 @@ def test_events_that_mean_nothing_are_left_out(traffic: Traffic) -> None:
         traffic.event("q1", "a", action)
     assert traffic.clicked() == []
     assert len(traffic.read()) == 3
+
+
+def test_what_lies_below_the_deepest_rank_is_not_read(traffic: Traffic) -> None:
+    long = tuple(f"d{rank}" for rank in range(1, DEEPEST + 20))
+    traffic.search("q1", shown=long)
+    for document_id in (long[DEEPEST - 1], long[DEEPEST]):
+        traffic.event("q1", document_id)
+    log = traffic.read()
+    assert log["rank"].to_list() == list(range(1, DEEPEST + 1))
+    assert clicked(log) == [(1, long[DEEPEST - 1])]
+    assert block_end(traffic.database, DEEPEST + 1, 0, 1) == 1, "nor does it count in a block"
+    assert clicks_received(traffic.database, Bounds(0, 0), traffic.bounds().event) == {
+        "clicks_received": 3,
+        "clicks_of_unknown_searches": 1,  # see Traffic.search
+        "clicks_of_documents_not_shown": 0,
+    }
+
+
+def test_a_block_ends_with_the_search_that_reaches_so_many_results(traffic: Traffic) -> None:
+    for number, shown in enumerate([DOCUMENTS, (), DOCUMENTS[:1], DOCUMENTS, ()], 1):
+        traffic.search(f"q{number}", shown=shown)
+    ends = [block_end(traffic.database, results, 0, 5) for results in (1, 3, 4, 5, 7, 8)]
+    assert ends == [1, 1, 3, 4, 4, 5]
+    assert [block_end(traffic.database, results, 1, 3) for results in (1, 2)] == [3, 3]
+
+
+def test_clicks_that_count_nowhere_are_counted(traffic: Traffic) -> None:
+    assert set(clicks_received(traffic.database, Bounds(0, 0), 0).values()) == {0}
+    traffic.search("q1")
+    before = traffic.bounds()
+    traffic.search("q2")
+    for query_id, document_id, action in (
+        ("q1", "a", "click"),
+        ("q2", "b", "purchase"),
+        ("q2", "never-shown", "click"),
+        ("no-such-query", "a", "click"),
+        ("no-such-query", "a", "hover"),
+    ):
+        traffic.event(query_id, document_id, action)
+    tonight = traffic.bounds()
+    traffic.event("too-late", "a")
+    assert list(clicks_received(traffic.database, before, tonight.event).values()) == [5, 2, 1]
 
 
 def test_what_arrives_after_the_bounds_waits_for_the_next_night(traffic: Traffic) -> None:

@@ -1,5 +1,7 @@
 """What judges a model was never seen by it."""
 
+from collections import Counter
+from itertools import pairwise
 from random import Random
 
 import polars as pl
@@ -11,6 +13,8 @@ from clickloop.trainer.recipe import Split
 from clickloop.trainer.split import (
     DEVELOPMENT,
     HOLDOUT,
+    MANY,
+    MANY_SHARE,
     TRAINING,
     draw,
     number,
@@ -22,7 +26,12 @@ from clickloop.trainer.split import (
 
 PARTS = (TRAINING, DEVELOPMENT, HOLDOUT)
 names = st.text(alphabet="abcäß 1-", min_size=1, max_size=4)
-rows = st.lists(st.tuples(names, names), max_size=60)
+opening = st.sampled_from(["popular", "home"])  # of which one is held out, and the other is not
+openers = st.builds(
+    lambda cluster, many: [(cluster, f"opener {n}") for n in range(many)], opening, st.integers(0, 3 * MANY)
+)
+others = st.lists(st.tuples(names | opening, names | st.integers(0, 3 * MANY).map("opener {}".format)), max_size=60)
+rows = st.builds(lambda *parts: [*parts[0], *parts[1], *parts[2]], others, openers, others)
 shares = st.builds(Split, holdout=st.floats(0.05, 0.9), development=st.floats(0.01, 0.45))
 
 
@@ -93,6 +102,55 @@ def test_the_shares_are_roughly_those_of_the_recipe(dials: Split) -> None:
     held_out = sum(number < dials.holdout for number in drawn) / 1000
     assert held_out == pytest.approx(dials.holdout, abs=0.06)
     assert column(parted(log, dials), HOLDOUT, "cluster") <= set(log["cluster"])
+
+
+@given(rows, shares, st.lists(st.integers(0, 200), max_size=5))
+def test_roles_do_not_depend_on_how_the_log_is_cut_into_nights(
+    pairs: list[tuple[str, str]], dials: Split, cuts: list[int]
+) -> None:
+    log, people = log_of(pairs), who_judges(log_of([]), dials)
+    for start, end in pairwise([0, *sorted(cuts), len(pairs) + 200]):
+        new = log.filter(pl.col("search").is_between(start, end, closed="left"))
+        begun = people.group_by("opening").agg(people=pl.len().cast(pl.Int64))
+        people = pl.concat([people, who_judges(new.join(people, on="person", how="anti"), dials, begun)])
+    assert people.equals(who_judges(log, dials))
+
+
+@given(rows, shares)
+def test_people_follow_their_first_search_unless_many_began_with_it(pairs: list[tuple[str, str]], dials: Split) -> None:
+    first: dict[str, str] = {}
+    for cluster, person in pairs:
+        first.setdefault(person, cluster)
+    began: Counter[str] = Counter()
+    expected = []
+    for place, (person, cluster) in enumerate(first.items()):
+        many = began[cluster] >= MANY and began[cluster] > MANY_SHARE * place
+        expected.append((person, draw(person if many else cluster) < dials.holdout))
+        began[cluster] += 1
+    assert who_judges(log_of(pairs), dials).select("person", "judges").rows() == expected
+
+
+@pytest.mark.parametrize("opening", ["popular", "home"])
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_an_app_that_searches_when_it_opens_leaves_people_who_teach_and_people_who_judge(
+    opening: str, share: float
+) -> None:
+    """The hash of what 600 people began with would give all of them one role."""
+    chance, pairs = Random(0), list[tuple[str, str]]()
+    for person in range(600):
+        if chance.random() < share:
+            pairs.append((opening, f"client {person}"))
+        pairs += [(f"subject {chance.randrange(90)}", f"client {person}") for _ in range(3)]
+    log = log_of(pairs)
+    assert who_judges(log, Split())["judges"].mean() == pytest.approx(Split().holdout, abs=0.05)
+    found = parted(log, Split())
+    asked = set(log["cluster"]) - {opening}
+    held_out = {cluster for cluster in asked if draw(cluster) < Split().holdout}
+    assert column(found, HOLDOUT, "cluster") - {opening} == held_out
+    learned = column(found, TRAINING, "cluster") | column(found, DEVELOPMENT, "cluster")
+    assert learned - {opening} == asked - held_out
+    searches = sum(len(found[part].filter(pl.col("cluster") != opening)) for part in PARTS)
+    assert searches > 0.55 * 3 * 600, "of people and queries drawn apart five of eight searches are left"
 
 
 def test_of_visits_with_one_search_none_is_lost() -> None:
