@@ -15,6 +15,7 @@ from ..retriever.database import Database
 from ..retriever.errors import InvalidInput, NotFound
 from ..retriever.schema import keys
 from .problems import Check, Problem
+from .settings import SettingsError
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -93,11 +94,18 @@ class Keys:
             connection.execute(keys.delete().where(keys.c.id == PRESET))
 
     def ensure_admin(self, preset: str | None) -> str | None:
-        """Makes the preset key valid; without one, and with no admin key there at all, makes one and returns it."""
+        """Makes the preset key valid; without one, and with no admin key there at all, makes one and returns it.
+
+        Raises SettingsError where the preset key was revoked: nobody might have a valid one.
+        """
         if preset is not None:
             preset = preset.strip()  # as the one in a header is
             hashed = _hash(preset)
             with self._database.write() as connection:
+                if connection.scalar(select(keys.c.id).where(keys.c.hash == hashed, keys.c.revoked_at.is_not(None))):
+                    raise SettingsError(
+                        "admin_key (CLICKLOOP_ADMIN_KEY): this key was revoked; set another value, or unset it"
+                    )
                 connection.execute(keys.delete().where(keys.c.id == PRESET, keys.c.hash != hashed))
                 connection.execute(keys.update().where(keys.c.hash == hashed).values(role="admin"))
             self._store("admin", preset, PRESET)

@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from .loop import ClickLoop
+    from .settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,18 @@ app.add_typer(keys_app, name="keys")
 audit_app = typer.Typer(no_args_is_help=True, help="The ledger of decisions, approvals and switches.")
 app.add_typer(audit_app, name="audit")
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="holds all state; default: ./clickloop-data")]
+
+def _folder(name: str | Path) -> Path:
+    if not str(name).strip():  # as a path it would be the current folder
+        raise typer.BadParameter("name a folder")
+    return Path(name)
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", parser=_folder, metavar="PATH", help="holds all state; default: ./clickloop-data"),
+]
+EmptiedDir = Annotated[Path, typer.Option("--data-dir", parser=_folder, metavar="PATH", help="is emptied first")]
 PROMOTED, FAILED, NOT_PROMOTED, ACTIVE, INTERRUPTED = 0, 1, 3, 4, 130
 
 
@@ -63,7 +75,7 @@ def serve(
     """API, admin pages and schedule."""
     from .serve import serve as run
 
-    run(_loop(data_dir), host, port)
+    run(_loop_or_new(data_dir), host, port)
 
 
 @app.command()
@@ -71,13 +83,13 @@ def worker(data_dir: DataDir = None) -> None:
     """Schedule and nightly runs apart from the API."""
     from .serve import work
 
-    work(_loop(data_dir))
+    work(_loop_or_new(data_dir))
 
 
 @app.command()
 def demo(
     nights: Annotated[int, typer.Option(min=1, max=20, help="the last of two or more carries no information")] = 2,
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="is emptied first")] = Path("clickloop-demo"),
+    data_dir: EmptiedDir = Path("clickloop-demo"),
 ) -> None:
     """The whole loop on the Python standard library's documentation, with simulated people."""
     from .demo import demo as run
@@ -94,7 +106,7 @@ def ingest(
     """Adds documents: {"_id" or "id", "title", "text", …} a line. Other fields become the payload."""
     from .ingest import ingest as run
 
-    raise typer.Exit(run(_loop(data_dir), file, wait))
+    raise typer.Exit(run(_loop_or_new(data_dir), file, wait))
 
 
 @app.command()
@@ -109,7 +121,7 @@ def train(
     from .progress import Steps
     from .schemas import run_json
 
-    loop = _loop(data_dir)
+    loop = _loop_or_new(data_dir)
     try:
         with Steps() as steps:
             run = loop.run_night((loop.runs.unfinished() or loop.runs.queue("cli")).id, steps.show)
@@ -247,7 +259,7 @@ def simulate(
     quick: Annotated[bool, typer.Option("--quick", help="minutes: 2 short nights, one training each")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="write all figures to this file")] = None,
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="is emptied first")] = Path("clickloop-simulation"),
+    data_dir: EmptiedDir = Path("clickloop-simulation"),
 ) -> None:
     """The real loop on a BEIR folder, with simulated people."""
     from .plan import QUICK, Plan
@@ -338,14 +350,14 @@ def audit_live(
     """What answered searches at a moment, who moved the pointer there, and why."""
     from .audit import live_at, moment
 
-    for line in live_at(_loop(data_dir).database, moment(at)):
+    for line in live_at(_loop(data_dir).database, None if at is None else moment(at)):
         print(line)
 
 
 @keys_app.command("create")
 def keys_create(role: Annotated[str, typer.Option(help="search, write or admin")], data_dir: DataDir = None) -> None:
     """Makes a key and prints it once."""
-    key_id, secret = _loop(data_dir).keys.create(role)
+    key_id, secret = _loop_or_new(data_dir).keys.create(role)
     print(f"id: {key_id}", file=sys.stderr)
     print(secret)
 
@@ -368,11 +380,22 @@ def keys_revoke(key: str, data_dir: DataDir = None) -> None:
 
 
 def _loop(data_dir: Path | None) -> "ClickLoop":
-    from .loop import ClickLoop
+    from .settings import existing_settings
+
+    return _opened(existing_settings(data_dir=data_dir))
+
+
+def _loop_or_new(data_dir: Path | None) -> "ClickLoop":
     from .settings import read_settings
 
+    return _opened(read_settings(data_dir=data_dir))
+
+
+def _opened(settings: "Settings") -> "ClickLoop":
+    from .loop import ClickLoop
+
     signal.siginterrupt(signal.SIGINT, True)  # polars takes that away, and Ctrl-C would wait for the next line of input
-    return ClickLoop(read_settings(data_dir=data_dir))
+    return ClickLoop(settings)
 
 
 def _await_switch(loop: "ClickLoop", number: int) -> None:

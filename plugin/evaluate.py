@@ -56,7 +56,8 @@ def _found(
 
 def _print(release_id: str, documents: int, scores: PerQuery) -> None:
     count = len(next(iter(scores.values())))
-    table = Table(title=f"{release_id}: {count} queries, {documents} documents")
+    print(f"{release_id}: {count} queries, {documents} documents")  # a title would be broken at the table's width
+    table = Table()
     table.add_column("")
     table.add_column("mean ± 95 %", justify="right")
     for name, values in scores.items():

@@ -1,13 +1,15 @@
 """Reading documents from JSON lines."""
 
+import codecs
 import contextlib
 import gzip
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import cast
 
 import orjson
 
@@ -18,6 +20,7 @@ from .loop import ClickLoop
 from .progress import Steps
 
 BATCH = 500
+GZIP = b"\x1f\x8b"  # how its files begin (RFC 1952)
 SHOWN_PROBLEMS = 20
 
 
@@ -99,8 +102,8 @@ def _batches(file: str, problems: Problems) -> Iterator[tuple[list[Document], fl
     """Documents in batches with the share of the file that was read."""
     seen: dict[str, int] = {}
     batch: list[Document] = []
-    with _opened(file) as (lines, share):
-        for number, line in enumerate(_readable(lines, problems), 1):
+    with _opened(file) as (raw, share):
+        for number, line in enumerate(_readable_lines(raw, problems), 1):
             if not line.strip():
                 continue
             try:
@@ -119,24 +122,25 @@ def _batches(file: str, problems: Problems) -> Iterator[tuple[list[Document], fl
 
 
 @contextlib.contextmanager
-def _opened(file: str) -> Iterator[tuple[Iterator[bytes], Callable[[], float]]]:
+def _opened(file: str) -> Iterator[tuple[BufferedReader, Callable[[], float]]]:
     if file == "-":
-        yield iter(sys.stdin.buffer), lambda: 0.0
+        yield cast(BufferedReader, sys.stdin.buffer), lambda: 0.0
         return
     path = Path(file)
     try:
-        raw: IO[bytes] = path.open("rb")
+        raw = path.open("rb")
     except OSError as error:
         raise InvalidInput("file", file, f"it cannot be read ({error.strerror})") from None
     with raw:
         size = max(path.stat().st_size, 1)
-        lines: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        yield lines, lambda: raw.tell() / size if raw.seekable() else 0.0
+        yield raw, lambda: raw.tell() / size if raw.seekable() else 0.0
 
 
-def _readable(lines: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
-    """The lines up to the first damage of the file."""
+def _readable_lines(raw: BufferedReader, problems: Problems) -> Iterator[bytes]:
+    """The lines up to the first damage of the file, unpacked where it is compressed, without a byte order mark."""
     try:
+        lines = gzip.GzipFile(fileobj=raw) if raw.peek(len(GZIP)).startswith(GZIP) else raw
+        yield next(lines, b"").removeprefix(codecs.BOM_UTF8)
         yield from lines
     except (OSError, EOFError, zlib.error) as error:
         problems.damage = str(error)

@@ -22,7 +22,15 @@ from ..retriever.compaction import Compaction, Compactions
 from ..retriever.database import Database
 from ..retriever.documents import Documents
 from ..retriever.edge import EdgeStore
-from ..retriever.errors import ClickLoopError, DataFolderError, InvalidInput, NotReady, WaitExceeded
+from ..retriever.errors import (
+    ClickLoopError,
+    DatabaseFault,
+    DataFolderError,
+    InvalidInput,
+    NotFound,
+    NotReady,
+    WaitExceeded,
+)
 from ..retriever.first_release import Paths
 from ..retriever.follower import Follower
 from ..retriever.index import IndexStore
@@ -351,12 +359,20 @@ class ClickLoop:
     def _gauges(self) -> None:
         revision = Gauge("clickloop_documents_revision", "Newest document revision", registry=self._registry)
         revision.set_function(lambda: float(self.documents.revision()))
-        indexed = Gauge("clickloop_indexed_revision", "Revision the live build holds", registry=self._registry)
+        indexed = Gauge("clickloop_indexed_revision", "Revision the build that answers holds", registry=self._registry)
         indexed.set_function(self._indexed)
 
     def _indexed(self) -> float:
+        """Of the build that answers here, as its owner recorded it: a process that follows advances none. −1 where none
+        answers; while the database cannot be asked, what is known here.
+        """
         current = self.live.current()
-        return float(current.build.revision) if current is not None else -1.0
+        if current is None:
+            return -1.0
+        try:
+            return float(self.releases.build(current.build.id).revision)
+        except (DatabaseFault, NotFound):
+            return float(current.build.revision)
 
 
 def _make_folder(folder: Path) -> None:

@@ -86,7 +86,7 @@ class ProblemRoute(APIRoute):
             strict = StrictRequest(request.scope, request.receive)
             await self.check(strict)
             _check_address(strict)
-            if strict.method != "GET":  # anybody may send one, and no route of ours reads its body
+            if strict.method not in ("GET", "HEAD"):  # anybody may send one, and no route of ours reads its body
                 await _read_body(strict)
             return await inner(strict)
 
@@ -184,7 +184,13 @@ def _is_json(content_type: str) -> bool:
 
 
 async def _read_body(request: Request) -> None:
-    """Keeps the body in the request. Raises Problem 413 before more than MAX_BODY bytes are held."""
+    """Keeps the body in the request. Raises Problem 415 for one that is compressed, and 413 before more than MAX_BODY
+    bytes are held.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip()
+    if encoding.lower() not in ("", "identity"):
+        detail = f"Content-Encoding: {shown(encoding, 80)} cannot be used: send the body as it is, without this header"
+        raise Problem(415, detail, headers={"Accept-Encoding": "identity"})
     too_large = Problem(413, f"the body is larger than {MAX_BODY} bytes; send it in parts")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > MAX_BODY:
@@ -199,15 +205,21 @@ async def _read_body(request: Request) -> None:
 
 
 def _invalid(faults: Sequence[Mapping[str, Any]]) -> Problem:
-    errors = [_named(fault) for fault in faults]
+    errors = [named(fault) for fault in faults]
     detail = "; ".join(f"{item['name']}: {item['message']}" for item in errors[:5])
     return Problem(422, detail, errors=errors)
 
 
-def _named(item: Mapping[str, Any]) -> dict[str, str]:
+def named(item: Mapping[str, Any]) -> dict[str, str]:
+    """The name, and the message with the value and the remedy, of one of pydantic's errors. Its place begins with what
+    the whole is called, which is not repeated.
+    """
     if item["type"] == "json_invalid":
         return {"name": "body", "message": f"not JSON ({item.get('ctx', {}).get('error', 'broken')})"}
-    name = ".".join(str(part) for part in item["loc"][1:]) or "body"
-    if item["type"] in ("missing", "extra_forbidden"):
+    name = ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0])
+    if item["type"] == "missing":
         return {"name": name, "message": item["msg"]}
-    return {"name": name, "message": f"{shown(item.get('input'), 80)} cannot be used: {item['msg']}"}
+    if item["type"] == "extra_forbidden":
+        return {"name": name, "message": "there is no such field: correct its name, or leave it out"}
+    remedy = item["msg"].removeprefix("Value error, ")
+    return {"name": name, "message": f"{shown(item.get('input'), 80)} cannot be used: {remedy}"}

@@ -1,17 +1,21 @@
 """The HTTP routes, in groups that take what they need."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from ..retriever.documents import Documents
+from ..retriever.errors import Conflict, InvalidInput, NotFound
 from ..retriever.log import SearchLog
 from ..retriever.releases import Releases
 from ..retriever.search import Searcher
@@ -93,12 +97,19 @@ class Searching:
         return orjson.dumps({"accepted": counted.accepted, "duplicates": counted.duplicates, "rejected": rejected})
 
 
+class _AnyText(PathConvertor):
+    """As `path`, which finds no id with a newline, and takes `a` for `a\\n`."""
+
+    regex = "(?s:.*)"
+
+
 def document_routes(
     documents: Documents, keys: Keys, written: Callable[[], None], holds: Callable[[int, float], bool]
 ) -> APIRouter:
     """`written` is called after every write; `holds(revision, since)` says whether that revision can be found, and
     raises WaitExceeded where somebody has waited too long since then.
     """
+    register_url_convertor("clickloop_id", _AnyText())
     router = APIRouter(route_class=keyed(require(keys, "write")))
 
     waiting = ThreadPoolExecutor(1, thread_name_prefix="waiting")  # looks for all who wait, however many there are
@@ -116,12 +127,12 @@ def document_routes(
             await asyncio.sleep(0.02)
         return _json({"accepted": len(body.documents), "revision": revision})
 
-    @router.get("/v1/documents/{id:path}")
+    @router.get("/v1/documents/{id:clickloop_id}")
     def get(id: str) -> Response:
         found = documents.get(id)
         return _json({"id": found.id, "title": found.title, "text": found.text, "payload": found.payload})
 
-    @router.delete("/v1/documents/{id:path}")
+    @router.delete("/v1/documents/{id:clickloop_id}")
     def delete(id: str) -> Response:
         revision = documents.delete(id)
         written()
@@ -140,7 +151,10 @@ def run_routes(runs: Runs, reports: Reports, keys: Keys, start: Callable[[str], 
 
     @router.get("/v1/runs")
     def listed(limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: str | None = None) -> Response:
-        page, following = runs.page(limit, cursor)
+        try:
+            page, following = runs.page(limit, cursor)
+        except NotFound:
+            raise InvalidInput("cursor", cursor, "use the one that came with the page before") from None
         return _json({"runs": [run_json(run) for run in page], "cursor": following})
 
     @router.get("/v1/runs/{id}")
@@ -150,7 +164,7 @@ def run_routes(runs: Runs, reports: Reports, keys: Keys, start: Callable[[str], 
     @router.get("/v1/runs/{id}/report")
     def report(id: str, request: Request) -> Response:
         run = runs.get(id)
-        if "text/html" in request.headers.get("accept", ""):
+        if _prefers_html(request.headers.get("accept", "")):
             return Response(reports.html(run), media_type="text/html", headers=_PAGE_HEADERS)
         return _json(reports.data(run))
 
@@ -177,7 +191,8 @@ def release_routes(releases: Releases, keys: Keys, written: Callable[[], None]) 
     @router.post("/v1/releases/{id}/activate")
     def activate(id: str) -> Response:
         build = releases.newest_build(id)
-        releases.request_switch(build.id, "rollback", "api")
+        with suppress(Conflict):  # it is live, or will be: there is nothing to ask for
+            releases.request_switch(build.id, "rollback", "api")
         written()
         return _json({"id": id, "build": build.id}, 202)
 
@@ -201,16 +216,20 @@ def health_routes(missing: Callable[[], list[str]], registry: CollectorRegistry)
     """
     router = APIRouter(route_class=ProblemRoute)
 
+    # Monitors ask with HEAD; the server leaves out the body.
+    @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> Response:
         return _json({"status": "ok"})
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
     async def ready() -> Response:
         if lacking := missing():
             raise Problem(503, "not ready: " + "; ".join(lacking), headers={"Retry-After": "2"}, missing=lacking)
         return _json({"status": "ready"})
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics")
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -220,7 +239,7 @@ def health_routes(missing: Callable[[], list[str]], registry: CollectorRegistry)
 
 def releases_json(releases: Releases) -> list[dict[str, Any]]:
     live = releases.live()
-    kept = {build.release_id for build in [live, *releases.retired()] if build is not None}
+    kept = {build.release_id for build in releases.retired()}
     return [
         {
             "id": release.id,
@@ -242,6 +261,17 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+def _prefers_html(accept: str) -> bool:
+    """By the weights of RFC 9110; of kinds that weigh the same it is HTML where that is named, as by browsers."""
+    weights = {}
+    for part in accept.lower().split(","):
+        kind, _, parameters = part.partition(";")
+        weight = re.search(r"\bq=([01](\.\d*)?)", parameters)
+        weights[kind.strip()] = float(weight[1]) if weight else 1.0
+    html = weights.get("text/html", 0.0)
+    return html > 0 and html >= weights.get("application/json", weights.get("*/*", 0.0))
 
 
 def _json(content: Any, status: int = 200) -> Response:

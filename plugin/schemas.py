@@ -21,6 +21,7 @@ from pydantic import (
 from ..retriever.search import MAX_K
 from ..retriever.types import Answer, Document, Event, Who
 from ..trainer.runs import Run
+from .problems import named
 
 
 def _storable(value: str) -> str:
@@ -30,7 +31,7 @@ def _storable(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=512)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_storable)]
 MAX_EVENTS = 10_000
 MAX_DOCUMENTS = 10_000
 
@@ -66,9 +67,7 @@ class EventBody(_Strict):
     @field_validator("timestamp")
     @classmethod
     def _a_time(cls, value: str | float | None) -> str | float | None:
-        if isinstance(value, str):
-            datetime.datetime.fromisoformat(value)
-        elif value is not None and not (math.isfinite(value) and 0 <= value < 1e12):
+        if value is not None and not _is_time(value):
             raise ValueError("use seconds since 1970 or an ISO 8601 text")
         return value
 
@@ -93,6 +92,16 @@ class EventBody(_Strict):
             return self.timestamp
         moment = datetime.datetime.fromisoformat(self.timestamp)
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _is_time(value: str | float) -> bool:
+    if not isinstance(value, str):
+        return math.isfinite(value) and 0 <= value < 1e12
+    try:
+        datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
 
 
 class EventsBody(_Strict):
@@ -120,9 +129,8 @@ def sound_events(body: EventsBody) -> tuple[list[Event], list[dict[str, Any]]]:
 
 
 def _reason(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'event'}: {item['msg']}" for item in error.errors()
-    )
+    faults = [named({**item, "loc": ("event", *item["loc"])}) for item in error.errors()]
+    return "; ".join(f"{fault['name']}: {fault['message']}" for fault in faults)
 
 
 class DocumentBody(_Strict):

@@ -21,8 +21,8 @@ def serve(loop: ClickLoop, host: str, port: int) -> None:
     server = uvicorn.Server(config)
     # Everything that can fail at once does so here, with one line instead of a trace.
     try:
-        loop.start(on_failure=lambda: setattr(server, "should_exit", True))
-        with listening(host, port) as listener:
+        with listening(host, port) as listener:  # before `start`, whose first release takes long to make and to end
+            loop.start(on_failure=lambda: setattr(server, "should_exit", True))
             print(
                 f"clickloop: http://{host}:{listener.getsockname()[1]} (data in {loop.settings.data_dir})",
                 file=sys.stderr,

@@ -6,6 +6,7 @@ import re
 import tomllib
 import zoneinfo
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,12 @@ from sqlalchemy.exc import ArgumentError
 
 from ..retriever.errors import ClickLoopError
 from ..retriever.explore import Exploration
-from ..trainer.recipe import FineTuning, GoldenFiles, Guards, Mining, Promotion, Recipe, Split
+from ..trainer.recipe import MAX_SEED, FineTuning, GoldenFiles, Guards, Mining, Promotion, Recipe, Split
 
 PREFIX = "CLICKLOOP_"
 # Variables of others: of the tests, and those in which Kubernetes describes a Service of our name.
 FOREIGN = re.compile(r"test_\w+|(\w+_)?(service_host|service_port|port)(_\w+)?")
+DATABASE = "clickloop.db"  # SQLite's, in the data folder
 SECRETS = {"admin_key", "api_key", "database_url"}
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")  # cron's 0 to 7
 
@@ -55,7 +57,8 @@ class Schedule(BaseModel):
     @field_validator("cron")
     @classmethod
     def _five_fields(cls, value: str) -> str:
-        cron_trigger(value, "UTC")
+        if cron_trigger(value, "UTC").get_next_fire_time(None, datetime.now(UTC)) is None:
+            raise ValueError("that day never comes: use one that the calendar has, as in 30 2 * * *")
         return value
 
 
@@ -66,6 +69,7 @@ class Settings(BaseSettings):
         toml_file="clickloop.toml",
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         hide_input_in_errors=True,
     )
 
@@ -97,13 +101,20 @@ class Settings(BaseSettings):
     exploration: Exploration = Exploration()
     guards: Guards = Guards()
     golden: GoldenFiles = GoldenFiles()
-    seed: int = Field(0, ge=0, description="of sampling and training")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of sampling and training")
 
     def __init__(self, **given: Any) -> None:
         """Raises SettingsError for CLICKLOOP_* variables that are none of ours, which nothing else would notice."""
         if unknown := list(_unknown_variables()):
             raise SettingsError("settings: " + "; ".join(unknown))
         super().__init__(**given)
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _a_name(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():  # as a path it would be the current folder
+            raise ValueError("name a folder, or unset it")
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -161,7 +172,7 @@ class Settings(BaseSettings):
         """Of the database."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{(self.data_dir / 'clickloop.db').resolve()}"
+        return f"sqlite:///{(self.data_dir / DATABASE).resolve()}"
 
     def for_child(self) -> dict[str, Any]:
         """Everything a nightly run needs, secrets included: for a pipe, never for an argument or a file."""
@@ -187,6 +198,18 @@ def read_settings(**given: Any) -> Settings:
         raise SettingsError(f"settings: clickloop.toml cannot be read: {error}") from None
     except SourceError as error:
         raise SettingsError(f"settings: {error}: give a JSON value") from None
+
+
+def existing_settings(**given: Any) -> Settings:
+    """For a command that reads or changes a service that is there. Raises SettingsError where none is."""
+    settings = read_settings(**given)
+    # A mistyped folder would look like that of a service in which nothing has happened yet.
+    if settings.database_url is None and not os.path.exists(settings.data_dir / DATABASE):
+        raise SettingsError(
+            f"settings: data_dir = {str(settings.data_dir)!r}: there is no {DATABASE} in it: name the folder of a "
+            "service, or begin one there with `clickloop ingest` or `clickloop serve`"
+        )
+    return settings
 
 
 def own_settings(**given: Any) -> Settings:

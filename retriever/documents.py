@@ -27,13 +27,15 @@ class Documents:
     def put(self, batch: Sequence[Document]) -> int:
         """Inserts or replaces the batch in one transaction; returns the revision of its last document.
 
-        Raises InvalidInput, with nothing stored, for an unusable document or an id that comes twice.
+        Raises InvalidInput, with nothing stored, for an unusable document or an id that comes twice; it names the
+        document by its place in the batch.
         """
         seen: set[str] = set()
-        for document in batch:
-            check(document)
+        for place, document in enumerate(batch):
+            within = f"documents.{place}."
+            check(document, within)
             if document.id in seen:
-                raise InvalidInput("id", document.id, "it comes twice in one batch; send each document once")
+                raise InvalidInput(f"{within}id", document.id, "it comes twice in one batch; send each document once")
             seen.add(document.id)
         with self._database.write() as connection:
             if not batch:
@@ -177,23 +179,27 @@ def count(connection: Connection) -> int:
     return int(connection.scalar(every) or 0) - int(connection.scalar(tombstones) or 0)
 
 
-def check(document: Document) -> None:
-    """Raises InvalidInput for a document that cannot be stored or found again."""
+def check(document: Document, within: str = "") -> None:
+    """Raises InvalidInput for a document that cannot be stored or found again. The field's name follows `within`."""
     if not document.id or len(document.id) > MAX_ID:
-        raise InvalidInput("id", document.id, f"use 1 to {MAX_ID} characters")
+        raise InvalidInput(f"{within}id", document.id, f"use 1 to {MAX_ID} characters")
     if not document.title.strip() and not document.text.strip():
-        raise InvalidInput("document", document.id, "it has neither title nor text; give at least one")
+        remedy = f"document {document.id!r} has neither title nor text; give at least one"
+        raise InvalidInput(f"{within}text", document.text, remedy)
     for name, value in (("id", document.id), ("title", document.title), ("text", document.text)):
         if "\x00" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
-            raise InvalidInput(name, value, "remove NUL characters and halves of surrogate pairs")
+            raise InvalidInput(within + name, value, "remove NUL characters and halves of surrogate pairs")
     if _is_deep(document.payload):
-        raise InvalidInput("payload", document.payload, f"nest at most {MAX_DEPTH} levels of objects and lists")
+        raise InvalidInput(
+            f"{within}payload", document.payload, f"nest at most {MAX_DEPTH} levels of objects and lists"
+        )
     try:
         whole = orjson.loads(orjson.dumps(dict(document.payload))) == dict(document.payload)
     except (TypeError, ValueError):
         whole = False
     if not whole:
-        raise InvalidInput("payload", document.payload, "use what JSON can hold: no NaN, no integers beyond 64 bits")
+        remedy = "use what JSON can hold: no NaN, no integers beyond 64 bits"
+        raise InvalidInput(f"{within}payload", document.payload, remedy)
 
 
 def _is_deep(payload: Payload) -> bool:

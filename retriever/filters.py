@@ -67,7 +67,11 @@ def _size(condition: Condition) -> int:
 def _checked_key(where: str, key: str) -> str:
     """Names of fields, parts of it separated by dots, each perhaps with [] for the items of a list."""
     if not PATH.fullmatch(key):
-        raise InvalidInput(where, key, 'name a payload field, as in "language", "author.name" or "tags[]"')
+        remedy = (
+            "name a payload field by letters, digits, _ and -, which filters can use; "
+            'a dot leads into an object, as in "author.name", and [] to the items of a list, as in "tags[]"'
+        )
+        raise InvalidInput(where, key, remedy)
     return key
 
 

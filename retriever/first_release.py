@@ -33,9 +33,8 @@ class Paths:
 
 def first_release(releases: Releases, paths: Paths) -> Release:
     """The one that is there, or made now. Raises ModelError when the model cannot be had."""
-    finished = releases.list()
-    if finished:
-        return finished[-1]
+    if (finished := releases.first()) is not None:
+        return finished
     find_model(paths.model)
     log.info("making the first release from %s", paths.model)
     release_id = new_id("release")

@@ -6,6 +6,7 @@ later that nothing before it was changed.
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +57,20 @@ def entries(database: Database) -> list[Entry]:
     return [Entry(**row._mapping) for row in rows]
 
 
-def switches_until(database: Database, at: float) -> list[dict[str, Any]]:
-    """What the ledger says about the moves of the pointer up to a time, the oldest first, each with its time `at`: the
-    last was live then.
+def until(found: Sequence[Entry], at: float) -> Sequence[Entry]:
+    """Those written up to a time, of all entries: where the clock was set back and showed it more than once, up to the
+    last time that an entry tells of. Then some of them have a later time themselves.
     """
-    moved = [{**orjson.loads(entry.content), "at": entry.at} for entry in entries(database) if entry.kind == "switch"]
-    return [switch for switch in moved if switch["state"] == "done" and switch["at"] <= at]
+    last = max((entry.number for entry in found if entry.at <= at), default=0)
+    return [entry for entry in found if entry.number <= last]
+
+
+def moves(found: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What these entries say about the moves of the pointer, in their order, each with its time `at`: what the last one
+    moved it to was live after them.
+    """
+    moved = [{**orjson.loads(entry.content), "at": entry.at} for entry in found if entry.kind == "switch"]
+    return [switch for switch in moved if switch["state"] == "done"]
 
 
 def about_run(database: Database, run_id: str) -> list[dict[str, Any]]:

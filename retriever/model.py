@@ -31,14 +31,22 @@ def find_model(name: str) -> str:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Raises ModelError when the file is missing or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise ModelError(
+            f"the model file {path} is missing; restore it from a backup or roll back to another release"
+        ) from None
+    except OSError as error:
+        raise ModelError(
+            f"the model file {path} cannot be read ({error.strerror}); let the user of this process read it"
+        ) from None
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raises ModelError when the file is missing or is not the one it should be."""
-    if not path.exists():
-        raise ModelError(f"the model file {path} is missing; restore it from a backup or roll back to another release")
+    """Raises ModelError when the file is missing, cannot be read or is not the one it should be."""
     found = sha256(path)
     if found != expected:
         raise ModelError(

@@ -31,6 +31,9 @@ def switch_columns() -> Any:
 
 
 def add_switch(connection: Connection, build_id: str, reason: str, requested_by: str, run_id: str | None) -> int:
+    """Raises Conflict for a rollback to the release that is live, or will be by the newest wish."""
+    if reason == "rollback":
+        _check_elsewhere(connection, build_id)
     row = {
         "build_id": build_id,
         "reason": reason,
@@ -40,6 +43,18 @@ def add_switch(connection: Connection, build_id: str, reason: str, requested_by:
         "state": "requested",
     }
     return int(connection.execute(switches.insert().returning(switches.c.id), row).scalar_one())
+
+
+def _check_elsewhere(connection: Connection, build_id: str) -> None:
+    """Also for who asks twice. Of asks that see nothing of each other `_move_pointer` refuses all but the first."""
+    release_id = _release(connection, build_id)
+    wish = select(switches.c.build_id).where(switches.c.state == "requested").order_by(switches.c.id.desc()).limit(1)
+    if (wanted := connection.scalar(wish)) is not None:
+        if _release(connection, wanted) == release_id:
+            raise Conflict(f"the switch to {release_id} is asked for already")
+        return
+    if release_id is not None and _live(connection)[1] == release_id:
+        raise Conflict(f"{release_id} is live already")
 
 
 def finish_switch(connection: Connection, switch_id: int, error: str | None = None) -> None:
@@ -65,7 +80,7 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
         connection,
         "switch",
         build=wish.build_id,
-        release=connection.scalar(select(builds.c.release_id).where(builds.c.id == wish.build_id)),
+        release=_release(connection, wish.build_id),
         former=values.get("former_build_id"),
         reason=wish.reason,
         run=wish.run_id,
@@ -77,29 +92,42 @@ def finish_switch(connection: Connection, switch_id: int, error: str | None = No
 
 
 def _move_pointer(connection: Connection, build_id: str, reason: str) -> str | None:
-    """Returns the build that was live before. Raises Conflict when a compaction is of a release that is not live."""
-    former = connection.execute(select(builds.c.id, builds.c.release_id).join(live, live.c.build_id == builds.c.id))
-    row = former.one_or_none()
-    if row is None:
+    """Returns the build that was live before. Raises Conflict when a compaction is of a release that is not live, and
+    when a rollback is to the one that is.
+    """
+    (former, present), release_id = _live(connection), _release(connection, build_id)
+    if former is None:
         connection.execute(live.insert(), {"id": 1, "build_id": build_id})
-    elif row.id != build_id:
-        release_id = connection.scalar(select(builds.c.release_id).where(builds.c.id == build_id))
-        if reason == "compaction" and row.release_id != release_id:
-            raise Conflict(f"superseded: {build_id} is a new index of {release_id}, but {row.release_id} is live now")
+    elif reason == "rollback" and present == release_id:
+        raise Conflict(f"{release_id} is live already")
+    elif former != build_id:
+        if reason == "compaction" and present != release_id:
+            raise Conflict(f"superseded: {build_id} is a new index of {release_id}, but {present} is live now")
         connection.execute(live.update().values(build_id=build_id))
         # A former build of the same release answers nothing that the new one does not: nobody goes back to it.
-        set_build(connection, row.id, state="rejected" if row.release_id == release_id else "retired")
-        if row.release_id != release_id:
+        set_build(connection, former, state="rejected" if present == release_id else "retired")
+        if present != release_id:
             drop_challenger(connection)  # it was compared with another champion
     set_build(connection, build_id, state="ready")  # also the challenger's own, which has won
-    return None if row is None else str(row.id)
+    return former
+
+
+def _live(connection: Connection) -> tuple[str | None, str | None]:
+    """Build and release, where there are any."""
+    found = select(builds.c.id, builds.c.release_id).join(live, live.c.build_id == builds.c.id)
+    row = connection.execute(found).one_or_none()
+    return (None, None) if row is None else (row.id, row.release_id)
+
+
+def _release(connection: Connection, build_id: str) -> str | None:
+    return connection.scalar(select(builds.c.release_id).where(builds.c.id == build_id))
 
 
 def check_champion(connection: Connection, run_id: str) -> None:
     """Raises Conflict when what is live now is not what the candidate of this run was compared with."""
     details = connection.scalar(select(runs.c.details).where(runs.c.id == run_id)) or {}
     champion = details.get("lineage", {}).get("champion")
-    present = connection.scalar(select(builds.c.release_id).join(live, live.c.build_id == builds.c.id))
+    _, present = _live(connection)
     if champion is not None and present != champion:
         raise Conflict(f"superseded: the candidate of {run_id} won against {champion}, but {present} is live now")
 

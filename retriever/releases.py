@@ -163,7 +163,7 @@ class Releases:
             ) from error
 
     def list(self) -> list[Release]:
-        """The newest first."""
+        """The newest first, by the clock at which each was made: if that was set back, not the order they came in."""
         with self._database.read() as connection:
             ids = connection.scalars(select(releases.c.id).order_by(releases.c.created_at.desc())).all()
         return [self.get(release_id) for release_id in ids if self.whole(release_id)]
@@ -193,8 +193,8 @@ class Releases:
 
     def retired(self) -> Sequence[Build]:
         """Builds that were live, the one that was so last first."""
-        left = (
-            select(switches.c.former_build_id, func.max(switches.c.finished_at).label("at"))
+        left = (  # by the numbers of switches, which grow also where the clock is set back
+            select(switches.c.former_build_id, func.max(switches.c.id).label("number"))
             .where(switches.c.state == "done", switches.c.former_build_id != switches.c.build_id)
             .group_by(switches.c.former_build_id)
             .subquery()
@@ -203,7 +203,7 @@ class Releases:
             select(builds)
             .outerjoin(left, left.c.former_build_id == builds.c.id)
             .where(builds.c.state == "retired")
-            .order_by(left.c.at.desc(), builds.c.id.desc())
+            .order_by(left.c.number.desc(), builds.c.id.desc())
         )
         with self._database.read() as connection:
             return [Build(**row._mapping) for row in connection.execute(statement)]
@@ -225,9 +225,10 @@ class Releases:
             connection.execute(builds.delete().where(builds.c.id == build_id))
 
     def first(self) -> Release | None:
-        """The model that everything began with: training starts from it. None where its folder was lost."""
-        found = self.list()
-        return found[-1] if found and found[-1].parent is None else None
+        """The model that everything began with, which has no parent: training starts from it. None where its folder was
+        lost.
+        """
+        return next((release for release in reversed(self.list()) if release.parent is None), None)
 
     def drop_unused(self, release_id: str) -> None:
         """Removes the folder of a release that has no build any more; of the first one only the vectors."""

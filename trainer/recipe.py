@@ -5,9 +5,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_SOUP = 10
+MAX_SEED = 2**32 // MAX_SOUP - 1  # each training of the soup has a seed of its own, seed * soup + number, of 32 bits
+
 
 class _Dials(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Mining(_Dials):
@@ -38,7 +41,7 @@ class FineTuning(_Dials):
     soup: int = Field(
         3,
         ge=1,
-        le=10,
+        le=MAX_SOUP,
         description="trainings with the pairs in other orders; the mean of their weights is the candidate",
     )
     max_pairs: int = Field(
@@ -95,4 +98,4 @@ class Recipe(_Dials):
     promotion: Promotion = Promotion()
     guards: Guards = Guards()
     golden: GoldenFiles = GoldenFiles()
-    seed: int = Field(0, ge=0, description="of sampling and training")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of sampling and training")

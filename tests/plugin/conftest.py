@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import httpx
+import orjson
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -27,7 +29,8 @@ from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Schedule, Settings
 from clickloop.retriever.encoder import load_model
-from clickloop.retriever.types import Document
+from clickloop.retriever.pointer import set_build
+from clickloop.retriever.types import Build, Document
 from clickloop.trainer import teach as teaching
 from clickloop.trainer.finetune import Course, finetune
 
@@ -156,6 +159,12 @@ def serving() -> Callable[..., AbstractContextManager[str]]:
 
 
 @pytest.fixture(scope="session")
+def retired() -> Callable[[ClickLoop], Build]:
+    """Makes an empty build of a copy of the first release, to which a rollback can go."""
+    return _retired
+
+
+@pytest.fixture(scope="session")
 def until() -> Callable[[Callable[[], bool]], None]:
     """Returns as soon as the condition holds."""
     return _until
@@ -199,6 +208,20 @@ def _serving(app: FastAPI, lifespan: Literal["on", "off"] = "on") -> Iterator[st
     finally:
         server.should_exit = True
         thread.join()
+
+
+def _retired(loop: ClickLoop) -> Build:
+    (first,) = loop.releases.list()
+    copy = replace(first, id="release-copy", parent=first.id, created_at=first.created_at + 1)
+    folder = loop.releases.folder(copy.id)
+    shutil.copytree(loop.releases.folder(first.id), folder)
+    (folder / "release.json").write_bytes(orjson.dumps(asdict(copy)))
+    loop.releases.record(copy)
+    build = loop.releases.add_build(copy.id)
+    loop.store.create(build.id, copy.dimension).close()
+    with loop.database.write() as connection:
+        set_build(connection, build.id, state="retired")
+    return build
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from clickloop.plugin.auth import Keys
+from clickloop.plugin.settings import SettingsError
 from clickloop.retriever.database import Database
 from clickloop.retriever.errors import InvalidInput, NotFound
 
@@ -120,10 +121,19 @@ def test_a_changed_preset_replaces_the_former_and_it_can_be_ended(keys: Keys) ->
     assert keys.role(other) == "search"
 
 
-def test_a_revoked_preset_stays_revoked_until_the_setting_changes(keys: Keys) -> None:
+def test_a_preset_key_that_was_revoked_starts_nothing_until_the_setting_changes(keys: Keys) -> None:
     keys.ensure_admin("the preset key")
     keys.revoke("preset")
-    keys.ensure_admin("the preset key")
+    with pytest.raises(SettingsError, match=r"CLICKLOOP_ADMIN_KEY.*revoked.*another value, or unset it") as refused:
+        keys.ensure_admin("the preset key")
+    assert "the preset key" not in str(refused.value)
     assert keys.role("the preset key") is None
     keys.ensure_admin("another preset key")
     assert keys.role("another preset key") == "admin"
+
+
+def test_a_revoked_key_of_any_id_can_be_no_preset(keys: Keys) -> None:
+    key_id, secret = keys.create("write")
+    keys.revoke(key_id)
+    with pytest.raises(SettingsError):
+        keys.ensure_admin(secret)

@@ -23,7 +23,7 @@ from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.ledger import append
 from clickloop.retriever.locks import open_lock
-from clickloop.retriever.types import Event, Who
+from clickloop.retriever.types import Build, Event, Who
 from clickloop.trainer.runs import Runs
 
 Run = Callable[..., CompletedProcess[str]]
@@ -113,7 +113,56 @@ def test_keys_are_made_listed_and_revoked(here: Here, data_dir: Path, settings_f
     assert "root" in failed(here("keys", "create", "--role", "root"))
 
 
-def test_on_an_empty_folder_lists_say_what_to_do(here: Here) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs"],
+        ["releases"],
+        ["report", "run-x"],
+        ["approve", "run-x"],
+        ["reject", "run-x"],
+        ["rollback"],
+        ["quantise"],
+        ["evaluate", "beir"],
+        ["audit", "verify"],
+        ["audit", "list"],
+        ["audit", "live"],
+        ["keys", "list"],
+        ["keys", "revoke", "key-x"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_without_a_service_is_refused_and_not_made(here: Here, tmp_path: Path, words: list[str]) -> None:
+    mistyped = tmp_path / "clikloop-data"
+    line = failed(here(*words, "--data-dir", str(mistyped)))
+    assert f"data_dir = '{mistyped}'" in line
+    assert "clickloop ingest" in line
+    assert not mistyped.exists()
+
+
+def test_where_the_database_is_elsewhere_the_folder_may_be_new(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICKLOOP_DATABASE_URL", f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    assert here("runs")[:2] == (0, "no run yet; `clickloop train` starts one\n")
+
+
+@pytest.mark.parametrize("words", [["keys", "create", "--role", "write"], ["runs"], ["simulate", "beir"]], ids=" ".join)
+def test_a_folder_without_a_name_is_refused(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = here(*words, "--data-dir", "")
+    assert status == 2
+    assert "--data-dir" in errors
+    assert "name a folder" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_an_empty_folder_lists_say_what_to_do(
+    here: Here, tmp_path: Path, settings_for: Callable[[Path], Settings]
+) -> None:
+    ClickLoop(settings_for(tmp_path / "data")).close()
     for words in (["runs"], ["releases"], ["keys", "list"]):
         status, output, errors = here(*words)
         assert status == 0
@@ -131,12 +180,15 @@ def test_what_does_not_exist_is_said_in_one_line(here: Here, data_dir: Path, wor
     assert "does not exist" in failed(here(*words))
 
 
-def test_without_a_service_a_command_moves_the_pointer_itself(here: Here, data_dir: Path) -> None:
-    assert data_dir.exists()
-    live = next(line.split()[0] for line in here("releases")[1].splitlines() if " live " in line)
-    status, output, _ = here("rollback", live)
-    assert status == 0
-    assert output.startswith("live: build-")
+def test_without_a_service_a_command_moves_the_pointer_itself(
+    here: Here, data_dir: Path, settings_for: Callable[[Path], Settings], retired: Callable[[ClickLoop], Build]
+) -> None:
+    loop = ClickLoop(settings_for(data_dir))
+    build = retired(loop)
+    loop.close()
+    status, output, errors = here("rollback", build.release_id)
+    assert (status, output) == (0, f"live: {build.id}\n"), errors
+    assert f"{build.release_id} is live already" in failed(here("rollback", build.release_id))
 
 
 def test_a_night_says_by_its_exit_status_what_became_of_it(
@@ -171,6 +223,18 @@ def test_a_night_that_another_process_began_just_before_is_active(
     assert f"run {other.id} is active" in errors
 
 
+def test_a_night_that_fails_for_a_reason_of_ours_logs_it_without_a_trace(
+    here: Here, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert data_dir.exists()
+    (tmp_path / "bad.csv").write_text("no,such,columns\n")
+    monkeypatch.setenv("CLICKLOOP_GOLDEN__JUDGMENTS", str(tmp_path / "bad.csv"))
+    assert here("train")[0] == 1
+    (record,) = [record for record in caplog.records if record.name == "clickloop.trainer.nightly"]
+    assert "bad.csv" in record.getMessage()
+    assert not record.exc_info
+
+
 def test_more_runs_than_a_database_counts_are_refused(here: Here) -> None:
     status, _, errors = here("runs", "--limit", "9223372036854775807")
     assert status == 2
@@ -195,8 +259,9 @@ def test_an_interruption_says_what_it_leaves(environment: dict[str, str], data_d
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "in the middle"])
 @pytest.mark.parametrize(("words", "status"), [(["keys", "list"], 0), (["keys", "revoke", "nobody"], 1)])
 def test_a_reader_who_left_is_no_failure(
-    environment: dict[str, str], tmp_path: Path, unbuffered: str, words: list[str], status: int
+    environment: dict[str, str], data_dir: Path, tmp_path: Path, unbuffered: str, words: list[str], status: int
 ) -> None:
+    assert data_dir.exists()
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "clickloop.plugin.cli", *words]
@@ -239,6 +304,14 @@ def test_a_missing_model_folder_is_named(run: Run, tmp_path: Path) -> None:
     assert str(missing) in line
 
 
+def test_a_port_that_is_taken_is_named_before_anything_is_made(run: Run, tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        ended = run("serve", "--port", str(other.getsockname()[1]))
+        line = failed((ended.returncode, ended.stdout, ended.stderr))
+        assert f"127.0.0.1:{other.getsockname()[1]}" in line
+    assert not (tmp_path / "data" / "releases").exists()
+
+
 def test_a_folder_of_a_newer_version_is_left_as_it_is(here: Here, data_dir: Path) -> None:
     with closing(sqlite3.connect(data_dir / "clickloop.db")) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -251,9 +324,10 @@ def test_a_folder_of_a_newer_version_is_left_as_it_is(here: Here, data_dir: Path
         assert list(connection.iterdump()) == before
 
 
-def test_a_data_folder_that_is_a_file_is_named(here: Here, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["runs"], ["keys", "create", "--role", "search"]], ids=" ".join)
+def test_a_data_folder_that_is_a_file_is_named(here: Here, tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "data").write_text("mine")
-    assert str(tmp_path / "data") in failed(here("runs"))
+    assert str(tmp_path / "data") in failed(here(*words))
     assert (tmp_path / "data").read_text() == "mine"
 
 
@@ -341,7 +415,7 @@ def test_what_was_live_at_a_moment_and_why(run: Run, data_dir: Path) -> None:
     assert "bootstrap, asked for by system" in now.stdout
     loop = ClickLoop(Settings(data_dir=data_dir))
     with loop.database.write() as connection:
-        decided = {"outcome": "promoted", "mean": 0.031, "n": 120, "p_value": 1e-5, "level": 2.4e-4}
+        decided = {"outcome": "promoted", "mean": 0.031, "n": 120, "p_value": 1e-5, "level": 2.4e-4, "by": "queries"}
         append(connection, "decision", run="run-1", candidate="release-1", **decided)
         append(connection, "decision", run="run-1", candidate="the next challenger", **decided | {"mean": 0.5})
         append(connection, "approval", run="run-1", build="build-1", by="cli")
@@ -363,7 +437,12 @@ def test_what_was_live_at_a_moment_and_why(run: Run, data_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("at", "said"),
-    [("yesterday", "give a time as"), ("2999-01-01", "lies in the future"), ("2020-01-01T00:00", "the first build")],
+    [
+        ("yesterday", "give a time as"),
+        ("2999-01-01", "lies in the future"),
+        ("2020-01-01T00:00", "the first build"),
+        ("0001-01-01T00:00+14:00", "give a time as"),
+    ],
 )
 def test_a_moment_that_is_none_or_before_the_first_switch_is_refused(
     run: Run, data_dir: Path, at: str, said: str

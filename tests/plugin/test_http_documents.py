@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +9,14 @@ from urllib.parse import quote
 import httpx
 import orjson
 import pytest
+from fastapi import FastAPI
 
 from clickloop.plugin.app import create_app
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
 from clickloop.retriever.documents import MAX_DEPTH
 
+Serving = Callable[..., AbstractContextManager[str]]
 JSON = {"Content-Type": "application/json"}
 THREADS = 40  # that all routes share
 
@@ -109,6 +111,8 @@ def test_revisions_grow_with_every_document(api: httpx.Client) -> None:
         "q?x=1&y#z",
         "+",
         "'; DROP TABLE documents; --",
+        "two\nlines",
+        "\n",
         "x" * 512,
     ],
 )
@@ -120,6 +124,29 @@ def test_any_text_can_be_an_id(api: httpx.Client, id_: str) -> None:
     assert api.delete(path(id_)).status_code == 200
     assert get(api, id_).status_code == 404
     assert id_ not in found(api, "map")
+
+
+@pytest.mark.parametrize("routes", ["", "/by/a/host"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\nb", "\u2028"])
+def test_a_newline_in_an_id_makes_it_another_one(
+    api: httpx.Client, loop: ClickLoop, serving: Serving, routes: str, end: str
+) -> None:
+    host = FastAPI()
+    host.include_router(loop.router(), prefix=routes)
+    with ExitStack() as stack:
+        client = api
+        if routes:
+            address = stack.enter_context(serving(host, lifespan="off"))
+            client = stack.enter_context(httpx.Client(base_url=address + routes, headers=api.headers))
+        put(api, {"id": "line", "text": "sort"}, {"id": "line" + end, "text": "split"})
+        assert get(client, "line" + end).json()["id"] == "line" + end
+        assert client.delete(path("line" + end)).status_code == 200
+        assert get(client, "line" + end).status_code == 404
+        assert get(client, "line").json()["text"] == "sort"
+        put(api, {"id": "line" + end, "text": "split"})
+        client.delete(path("line"))
+        assert get(client, "line").status_code == 404
+        assert get(client, "line" + end).json()["text"] == "split"
 
 
 def test_slashes_in_a_path_need_no_escape(api: httpx.Client) -> None:
@@ -181,9 +208,9 @@ def test_a_payload_is_kept_as_it_was(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
-        ({"id": "batch-1", "text": "twice"}, "batch-1"),
-        ({"id": "empty"}, "empty"),
-        ({"id": "blank", "title": " ", "text": "\n"}, "blank"),
+        ({"id": "batch-1", "text": "twice"}, "documents.1.id"),
+        ({"id": "empty"}, "documents.1.text"),
+        ({"id": "blank", "title": " ", "text": "\n"}, "documents.1.text"),
         ({"id": "", "text": "x"}, "documents.1.id"),
         ({"id": "x" * 513, "text": "x"}, "documents.1.id"),
         ({"id": 7, "text": "x"}, "documents.1.id"),
@@ -191,7 +218,7 @@ def test_a_payload_is_kept_as_it_was(api: httpx.Client) -> None:
         ({"id": "bad", "text": None}, "documents.1.text"),
         ({"id": "bad", "text": "x", "payload": [1]}, "documents.1.payload"),
         ({"id": "bad", "text": "x", "url": "y"}, "documents.1.url"),
-        ({"id": "bad", "text": "nul \u0000"}, "text"),
+        ({"id": "bad", "text": "nul \u0000"}, "documents.1.text"),
     ],
 )
 def test_a_batch_with_one_bad_document_stores_nothing(api: httpx.Client, bad: dict[str, Any], named: str) -> None:
@@ -199,6 +226,7 @@ def test_a_batch_with_one_bad_document_stores_nothing(api: httpx.Client, bad: di
     answer = api.post("/v1/documents", json={"documents": documents})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0]["name"] == named
     assert named in answer.json()["detail"]
     assert get(api, "batch-1").status_code == 404
     assert get(api, "batch-3").status_code == 404
@@ -209,7 +237,7 @@ def test_a_payload_that_is_too_deep_to_be_found_again_is_refused(api: httpx.Clie
     body = b'{"documents": [{"id": "deep", "text": "x", "payload": {"a": ' + b"[" * levels + b"]" * levels + b"}}]}"
     answer = api.post("/v1/documents", content=body, headers=JSON)
     assert answer.status_code == 422, answer.text
-    assert answer.json()["errors"][0]["name"] == "payload"
+    assert answer.json()["errors"][0]["name"] == "documents.0.payload"
     assert get(api, "deep").status_code == 404
 
 
@@ -230,7 +258,7 @@ def test_a_payload_that_the_index_cannot_read_fails_filters_until_it_is_replaced
     for _ in range(150):
         payload = {"in": payload}
     with monkeypatch.context() as patch:
-        patch.setattr("clickloop.retriever.documents.check", lambda _document: None)
+        patch.setattr("clickloop.retriever.documents.check", lambda *_: None)
         put(api, {"id": "unread", "text": "x", "payload": payload})
     search = {"query": "x", "filter": {"size": 7}, "log": False}
     answer = api.post("/v1/search", json=search)

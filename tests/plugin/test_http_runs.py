@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from clickloop.plugin.loop import ClickLoop
+from clickloop.retriever.ledger import entries
+from clickloop.retriever.types import Build
 from clickloop.trainer import report
 from clickloop.trainer.evaluate import Result, visibility
 from clickloop.trainer.gate import Decision
@@ -151,6 +153,10 @@ def test_runs_are_listed_in_pages_the_newest_first(api: httpx.Client, loop: Clic
     assert len({run["id"] for run in everything["runs"]}) == len(everything["runs"])
 
 
+def test_a_cursor_that_no_page_gave_is_refused_by_its_name(api: httpx.Client) -> None:
+    assert body(api.get("/v1/runs?cursor=abc"), 422)["errors"][0]["name"] == "cursor"
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "201", "many"])
 def test_a_wrong_limit_is_refused(api: httpx.Client, limit: str) -> None:
     assert "limit" in body(api.get("/v1/runs", params={"limit": limit}), 422)["detail"]
@@ -211,6 +217,23 @@ def test_a_report_is_json_or_a_page_as_asked_for(api: httpx.Client, judged: Run)
     assert page.text.count("<svg") == 2
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json, text/html;q=0.1", "application/json"),
+        ("text/html;q=0.5, */*", "application/json"),
+        ("text/html;q=0", "application/json"),
+        ("*/*", "application/json"),
+        ("text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8", "text/html; charset=utf-8"),
+        ("application/json;q=0.9, Text/HTML;level=1", "text/html; charset=utf-8"),
+        ("text/html;q=much", "text/html; charset=utf-8"),
+    ],
+)
+def test_a_report_is_what_weighs_more(api: httpx.Client, queued: Run, accept: str, kind: str) -> None:
+    answer = api.get(f"/v1/runs/{queued.id}/report", headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+
+
 def test_a_page_says_what_guards_slices_challenger_and_screen_found(api: httpx.Client, judged: Run) -> None:
     path = f"/v1/runs/{judged.id}/report"
     text = " ".join(re.sub(r"<[^>]+>", " ", api.get(path, headers={"Accept": "text/html"}).text).split())
@@ -263,19 +286,29 @@ def test_a_run_without_evidence_has_a_report_too(api: httpx.Client, queued: Run)
     assert queued.id in api.get(path, headers={"Accept": "text/html"}).text
 
 
-def test_the_live_release_is_listed_and_can_be_activated_again(
-    api: httpx.Client, loop: ClickLoop, until: Callable[[Callable[[], bool]], None]
+def test_any_release_but_the_live_one_can_be_activated(
+    api: httpx.Client,
+    loop: ClickLoop,
+    until: Callable[[Callable[[], bool]], None],
+    retired: Callable[[ClickLoop], Build],
 ) -> None:
-    (release,) = body(api.get("/v1/releases"))["releases"]
-    assert release["live"] is True
-    assert release["can_roll_back_to"] is True
-    answer = body(api.post(f"/v1/releases/{release['id']}/activate"), 202)
-    assert answer["id"] == release["id"]
-    until(lambda: loop.releases.wanted() is None)
-    live = loop.releases.live()
-    assert live is not None
-    assert (live.id, live.state) == (answer["build"], "ready")
-    assert body(api.post("/v1/search", json={"query": "red list"}))["release"] == release["id"]
+    (first,) = body(api.get("/v1/releases"))["releases"]
+    other = retired(loop).release_id
+    for release in (other, first["id"]):  # there, and back for the other tests
+        listed = body(api.get("/v1/releases"))["releases"]
+        states = {each["id"]: (each["live"], each["can_roll_back_to"]) for each in listed}
+        before = next(each for each in (other, first["id"]) if each != release)
+        assert states == {release: (False, True), before: (True, False)}
+        moves = len(entries(loop.database))
+        assert body(api.post(f"/v1/releases/{before}/activate"), 202)["id"] == before
+        assert len(entries(loop.database)) == moves, "what is live already is no switch"
+        answer = body(api.post(f"/v1/releases/{release}/activate"), 202)
+        assert answer["id"] == release
+        until(lambda: loop.releases.wanted() is None)
+        live = loop.releases.live()
+        assert live is not None
+        assert (live.id, live.state) == (answer["build"], "ready")
+        assert body(api.post("/v1/search", json={"query": "red list", "log": False}))["release"] == release
 
 
 def test_health_readiness_and_metrics_need_no_key(address: str, api: httpx.Client) -> None:
@@ -284,6 +317,10 @@ def test_health_readiness_and_metrics_need_no_key(address: str, api: httpx.Clien
         assert body(stranger.get("/health")) == {"status": "ok"}
         assert body(stranger.get("/ready")) == {"status": "ready"}
         metrics = stranger.get("/metrics")
+        for path in ("/health", "/ready", "/metrics"):
+            head = stranger.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == stranger.get(path).headers["content-type"]
     assert metrics.status_code == 200
     assert metrics.headers["content-type"].startswith("text/plain")
     values = dict(line.rsplit(" ", 1) for line in metrics.text.splitlines() if not line.startswith("#"))

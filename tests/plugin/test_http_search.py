@@ -139,6 +139,39 @@ def test_a_wrong_value_is_refused_and_named(api: httpx.Client, body: dict[str, A
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("client_id", "", "'' cannot be used: String should have at least 1 character"),
+        ("client_id", "nul \u0000", "cannot be used: remove the NUL character"),
+        ("limit", 3, "there is no such field: correct its name, or leave it out"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_remedy(api: httpx.Client, field: str, value: Any, message: str) -> None:
+    answer = api.post("/v1/search", json={"query": "x", field: value})
+    (error,) = answer.json()["errors"]
+    assert error["name"] == field
+    assert error["message"].endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "encoding", "status"),
+    [
+        ("/v1/search", "gzip", 415),
+        ("/v1/documents", "gzip", 415),
+        ("/v1/search", "br", 415),
+        ("/v1/search", "identity", 200),
+        ("/v1/search", "", 200),
+    ],
+)
+def test_a_compressed_body_is_refused_by_its_header(api: httpx.Client, path: str, encoding: str, status: int) -> None:
+    answer = api.post(path, content=b'{"query": "red"}', headers=JSON | {"Content-Encoding": encoding})
+    assert answer.status_code == status, answer.text
+    if status == 415:
+        assert "Content-Encoding" in problem(answer, 415)
+        assert answer.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",

@@ -107,6 +107,24 @@ def test_a_compressed_file_is_read(run: Run, data_dir: Path, tmp_path: Path) -> 
     assert stored(data_dir) == STORED
 
 
+@pytest.mark.parametrize("name", ["CORPUS.JSONL.GZ", "corpus.jsonl"])
+def test_a_compressed_file_is_known_by_how_it_begins(here: Here, data_dir: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(lines(*LINES).encode()))
+    status, _, errors = here("ingest", str(tmp_path / name), "--no-wait")
+    assert status == 0, errors
+    assert stored(data_dir) == STORED
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(
+    here: Here, data_dir: Path, tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes(pack(lines(*LINES).encode("utf-8-sig")))
+    status, _, errors = here("ingest", str(tmp_path / "corpus.jsonl"), "--no-wait")
+    assert status == 0, errors
+    assert stored(data_dir) == STORED
+
+
 def test_standard_input_is_read(run: Run, data_dir: Path) -> None:
     ended = run("ingest", "-", input=lines(*LINES))
     assert ended.returncode == 0, ended.stderr

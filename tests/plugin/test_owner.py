@@ -5,11 +5,9 @@ Whatever fails, the index holds what it says, and somebody goes on.
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from qdrant_client import QdrantClient
 from sqlalchemy import event
@@ -17,14 +15,14 @@ from sqlalchemy import event
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Qdrant, Settings
 from clickloop.retriever.edge import EdgeStore
-from clickloop.retriever.errors import ModelError
+from clickloop.retriever.errors import DatabaseFault, ModelError
 from clickloop.retriever.index import Index
 from clickloop.retriever.locks import Lock
 from clickloop.retriever.owner import Owner, await_switch
 from clickloop.retriever.pointer import set_build
 from clickloop.retriever.qdrant import QdrantStore
 from clickloop.retriever.schema import challenger
-from clickloop.retriever.types import Document
+from clickloop.retriever.types import Build, Document
 from clickloop.retriever.vectors import VectorLog
 
 MOMENT_SECONDS = 0.2  # in which what does not wait is done
@@ -201,20 +199,14 @@ def test_stored_vectors_that_cannot_be_compacted_keep_nothing_from_being_indexed
 
 
 @pytest.fixture
-def damaged(loop: ClickLoop, owner: Owner) -> str:
+def damaged(loop: ClickLoop, owner: Owner, retired: Callable[[ClickLoop], Build]) -> str:
     """The former release: the live one is a copy of it, and damaged. Nobody owns the index."""
     former = loop.releases.list()[0]
-    copy = replace(former, id="release-copy", parent=former.id, created_at=former.created_at + 1)
-    folder = loop.releases.folder(copy.id)
-    shutil.copytree(loop.releases.folder(former.id), folder)
-    (folder / "release.json").write_bytes(orjson.dumps(asdict(copy)))
-    loop.releases.record(copy)
-    build = loop.releases.add_build(copy.id)
-    loop.store.create(build.id, copy.dimension).close()
+    build = retired(loop)
     loop.releases.request_switch(build.id, "rollback", "test")
     _settle(owner)
     owner.close()
-    (folder / "encoder.onnx").write_bytes(b"damaged")
+    (loop.releases.folder(build.release_id) / "encoder.onnx").write_bytes(b"damaged")
     return former.id
 
 
@@ -233,8 +225,8 @@ def test_a_service_whose_model_is_damaged_starts_with_the_one_that_is_wished_for
 ) -> None:
     broken = other.releases.live()
     assert broken is not None
-    for build in (broken, other.releases.newest_build(damaged)):  # the first one cannot be granted
-        other.releases.request_switch(build.id, "rollback", "test")
+    other.releases.request_switch(broken.id, "promotion", "test")  # which cannot be granted
+    other.releases.request_switch(other.releases.newest_build(damaged).id, "rollback", "test")
     with other:
         assert other.search("the red list").release == damaged
         assert other.releases.wanted() is None
@@ -276,14 +268,22 @@ def test_an_owner_that_lost_its_lock_takes_it_again_where_nobody_else_can_open_t
         assert not other.make_owner().acquire(), "and has it for itself"
 
 
-def test_an_owner_that_lost_its_lock_follows_the_next_one_and_takes_over_when_that_is_gone(
-    data_dir: Path, settings_for: Callable[[Path], Settings], monkeypatch: pytest.MonkeyPatch, until: Until
-) -> None:
+@pytest.fixture
+def replicas(data_dir: Path, settings_for: Callable[[Path], Settings]) -> Iterator[tuple[ClickLoop, ClickLoop]]:
+    """Two processes that share an index."""
     server, settings = QdrantClient(":memory:"), settings_for(data_dir)
     settings = settings.model_copy(update={"qdrant": Qdrant(url="http://not-asked")})
     first, second = ClickLoop(settings), ClickLoop(settings)
     for loop in (first, second):
         loop._store = QdrantStore(server, "test-", {})
+    yield first, second
+    server.close()
+
+
+def test_an_owner_that_lost_its_lock_follows_the_next_one_and_takes_over_when_that_is_gone(
+    replicas: tuple[ClickLoop, ClickLoop], monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    first, second = replicas
     lock = _lock(first, monkeypatch)
     with first:
         with monkeypatch.context() as patch:
@@ -296,7 +296,33 @@ def test_an_owner_that_lost_its_lock_follows_the_next_one_and_takes_over_when_th
                 assert "new" in {hit.id for hit in first.search("a new list", k=100).hits}
         until(lambda: _acts(first))
         first.wait_for(first.documents.put([Document("newer", "", "a newer list")]))
-    server.close()
+
+
+def test_a_process_that_follows_says_how_far_the_owner_indexed(
+    replicas: tuple[ClickLoop, ClickLoop], monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    first, second = replicas
+    assert _gauge(second) == -1, "nothing answers yet"
+    with first:
+        until(lambda: _acts(first))
+        opened = first.documents.revision()
+        first.wait_for(opened)
+        with second:
+            assert _gauge(second) == opened
+            revision = second.documents.put([Document("new", "", "a new list")])
+            second.wait_for(revision)
+            assert not _acts(second)
+            assert _gauge(second) == revision == _gauge(first)
+            monkeypatch.setattr(second.releases, "build", _locked)
+            assert _gauge(second) == opened, "what it knew last"
+
+
+def _locked(_build_id: str) -> None:
+    raise DatabaseFault("database is locked")
+
+
+def _gauge(loop: ClickLoop) -> float | None:
+    return loop._registry.get_sample_value("clickloop_indexed_revision")
 
 
 def _acts(loop: ClickLoop) -> bool:

@@ -104,7 +104,7 @@ def test_a_switch_that_is_asked_for_comes_first(larger: Path, settings_for: Sett
     loop = ClickLoop(settings_for(larger))
     live = loop.releases.live()
     assert live is not None
-    loop.releases.request_switch(live.id, "rollback", "test")
+    loop.releases.request_switch(live.id, "promotion", "test")
     status, _, errors = here("quantise")
     assert status == 1
     assert "another switch is asked for" in errors

@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from clickloop.plugin.settings import Settings, SettingsError, cron_trigger, own_settings, read_settings
 from clickloop.retriever.errors import ClickLoopError
+from clickloop.trainer.recipe import MAX_SEED, MAX_SOUP
 
 SECRETS: dict[str, Any] = {
     "admin_key": "topsecret-of-the-admin",
@@ -72,12 +74,18 @@ def test_the_environment_overrides_the_file_and_what_is_given_overrides_both(
         ("[schedule]\nhour = 3", ["schedule.hour"]),
         ('durability = "often"', ["durability", "often", "process"]),
         ("seed = -1", ["seed", "-1"]),
+        ("seed = 4294967296", ["seed", "4294967296", str(MAX_SEED)]),
+        ("wait_seconds = inf", ["wait_seconds", "inf", "finite"]),
+        ("[training]\nlearning_rate = nan", ["training.learning_rate", "nan", "finite"]),
+        ("[promotion]\nmin_effect = inf", ["promotion.min_effect", "inf", "finite"]),
+        ('data_dir = " "', ["data_dir", "' '", "name a folder"]),
         ("max_tokens = 2", ["max_tokens", "2", "8"]),
         ("[mining]\nmin_pairs = 500\n[training]\nmax_pairs = 400", ["max_pairs = 400", "mining.min_pairs = 500"]),
         ('wait_seconds = "long"', ["wait_seconds", "long"]),
         ('[payload_indexes]\nlanguage = "text"', ["payload_indexes.language", "text", "keyword"]),
         ('[schedule]\ncron = "every night"', ["schedule.cron", "every night"]),
         ('[schedule]\ncron = "99 2 * * *"', ["schedule.cron", "99 2 * * *"]),
+        ('[schedule]\ncron = "30 2 31 2 *"', ["schedule.cron", "30 2 31 2 *", "never comes"]),
         ('[schedule]\ncron = "30 2 * * 8"', ["schedule.cron", "30 2 * * 8"]),
         ('[schedule]\ncron = "30 2 * * 18"', ["schedule.cron", "30 2 * * 18"]),
         ('[schedule]\ncron = "30 2 * * */2"', ["schedule.cron", "30 2 * * */2", "mon,wed,fri"]),
@@ -97,6 +105,8 @@ def test_a_wrong_setting_in_the_file_is_named_with_its_value(folder: Path, file:
     ("name", "value", "said"),
     [
         ("CLICKLOOP_SEED", "many", ["seed", "many"]),
+        ("CLICKLOOP_TRAINING__LEARNING_RATE", "inf", ["training.learning_rate", "inf", "finite"]),
+        ("CLICKLOOP_DATA_DIR", "", ["data_dir", "''", "name a folder"]),
         ("CLICKLOOP_SPLIT__HOLDOUT", "1.5", ["split.holdout", "1.5"]),
         ("CLICKLOOP_SCHEDULE__CRONN", "x", ["schedule.cronn"]),
         ("CLICKLOOP_PAYLOAD_INDEXES", "language", ["payload_indexes"]),
@@ -140,6 +150,15 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MY_CLICKLOOP_THING", "x")
     monkeypatch.setenv("CLICKLOOP_ADMIN_KEY", "a preset key")
     assert read_settings() == read_settings(admin_key="a preset key")
+
+
+def test_with_the_greatest_seed_every_training_of_a_soup_has_one_that_numpy_takes() -> None:
+    settings = read_settings(seed=MAX_SEED, training={"soup": MAX_SOUP})
+    np.random.RandomState(settings.seed * settings.training.soup + settings.training.soup - 1)
+
+
+def test_a_day_that_comes_every_few_years_is_a_schedule() -> None:
+    assert read_settings(schedule={"cron": "30 2 29 2 mon"}).schedule.cron == "30 2 29 2 mon"
 
 
 def test_a_file_that_is_no_text_is_named(folder: Path) -> None:

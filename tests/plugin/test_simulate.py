@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 from school import RECIPE, RECIPE_VARIABLES, write_beir
 
+from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.plan import Plan
+from clickloop.plugin.settings import Settings
 from clickloop.plugin.simulate import _farm_table, simulate
 from clickloop.retriever.errors import ClickLoopError
 
@@ -142,6 +144,7 @@ def test_what_is_missing_is_named(beir: Path, here: Here, tmp_path: Path) -> Non
     assert (code, "exploration.share" in said) == (1, True), said
     code, _, said = here("simulate", str(tmp_path / "nothing"))
     assert (code, "corpus.jsonl" in said) == (1, True), said
+    ClickLoop(Settings(data_dir=tmp_path / "data")).close()
     code, _, said = here("evaluate", str(beir), "--split", "dev")
     assert code == 1
     assert "'dev'" in said
@@ -154,13 +157,14 @@ def test_what_is_missing_is_named(beir: Path, here: Here, tmp_path: Path) -> Non
 
 
 def test_the_live_release_is_evaluated_on_a_folder(beir: Path, here: Here, prepared: Path, tmp_path: Path) -> None:
+    ClickLoop(Settings(data_dir=tmp_path / "data")).close()
     code, _, said = here("evaluate", str(beir))
     assert (code, "no build is live" in said) == (1, True), said
     shutil.rmtree(tmp_path / "data")
     shutil.copytree(prepared, tmp_path / "data")
     code, out, _ = here("evaluate", str(beir), "--json", str(tmp_path / "found.json"))
     assert code == 0
-    assert "40 queries, 60 documents" in out
     found = orjson.loads((tmp_path / "found.json").read_bytes())
+    assert f"{found['release']}: 40 queries, 60 documents" in out.splitlines()
     assert found["queries"] == 40
     assert 0 < found["nDCG@10"] < 1

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -84,6 +85,14 @@ def test_a_bad_filter_is_refused_and_the_part_is_named(wrong: dict[str, Any], pa
         parse_filter(wrong)
     assert caught.value.name.rstrip(".") == part
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "a..b", ".a", "a.", "price €"])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_field_that_no_filter_can_use_is_refused_with_what_its_name_may_be(key: str, full: bool) -> None:
+    wanted = {"must": [{"key": key, "match": {"value": 1}}]} if full else {key: 1}
+    with pytest.raises(InvalidInput, match=f"{re.escape(repr(key))}.*letters, digits, _ and -.*a dot"):
+        parse_filter(wanted)
 
 
 def test_a_filter_has_a_largest_size() -> None:

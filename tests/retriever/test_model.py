@@ -56,6 +56,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         check_sha256(tmp_path / "model.safetensors", PACKAGED_SHA256)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.mkdir()  # whoever runs the tests may be allowed to read every file
+    with pytest.raises(ModelError, match=r"cannot be read .*; let the user of this process read it") as caught:
+        check_sha256(weights, PACKAGED_SHA256)
+    assert str(weights) in str(caught.value)
+
+
 @pytest.mark.parametrize("name", sorted(PACKAGED))
 def test_packaged_weights_are_found_and_are_the_published_ones(name: str) -> None:
     if importlib.util.find_spec(PACKAGE) is None:

@@ -7,6 +7,7 @@ import pytest
 from clickloop.retriever.database import Database
 from clickloop.retriever.edge import EdgeStore
 from clickloop.retriever.errors import Conflict, NotFound
+from clickloop.retriever.ledger import entries, moves
 from clickloop.retriever.pointer import finish_switch, set_build
 from clickloop.retriever.releases import Releases, drop_half_made
 from clickloop.retriever.schema import releases as table
@@ -53,12 +54,42 @@ def test_the_build_that_was_live_last_is_the_first_to_go_back_to(releases: Relea
     assert releases.former() == "release-A"
 
 
-def test_asking_for_what_is_live_already_changes_nothing(releases: Releases, database: Database) -> None:
+def test_going_back_follows_the_order_of_switches_where_the_clock_was_set_back(
+    releases: Releases, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was ahead while B went live."""
+    for name, at in (("A", 100.0), ("B", 1000.0), ("C", 200.0), ("D", 300.0)):
+        monkeypatch.setattr("time.time", lambda at=at: at)
+        switch(releases, database, build(releases, database, name))
+    assert [one.id for one in releases.retired()] == ["build-C", "build-B", "build-A"]
+    assert releases.former() == "release-C"
+
+
+def test_a_rollback_to_what_is_live_already_is_refused(releases: Releases, database: Database) -> None:
     first, second = build(releases, database, "A"), build(releases, database, "B")
-    for name in (first, second, second):
+    for name in (first, second):
         switch(releases, database, name)
+    with pytest.raises(Conflict, match="release-B is live already"):
+        releases.request_switch(second, "rollback", "test")
     assert releases.former() == "release-A"
     assert releases.newest_build("release-B").id == second
+
+
+def test_of_two_rollbacks_to_one_release_the_second_is_refused(releases: Releases, database: Database) -> None:
+    first, second = build(releases, database, "A"), build(releases, database, "B")
+    switch(releases, database, first)
+    releases.request_switch(second, "rollback", "test")
+    with pytest.raises(Conflict, match="release-B is asked for already"):
+        releases.request_switch(second, "rollback", "test")
+    back = releases.request_switch(first, "rollback", "test")  # granted after the first wish, so no refusal
+    again = releases.request_switch(second, "rollback", "test")
+    with database.write() as connection:
+        finish_switch(connection, again - 2)
+        finish_switch(connection, back, error="the model is damaged")
+    with pytest.raises(Conflict, match="release-B is live already"), database.write() as connection:
+        finish_switch(connection, again)
+    assert [move["build"] for move in moves(entries(database))] == [first, second]
+    assert [kept.id for kept in releases.retired()] == [first]
 
 
 def test_what_a_kill_left_of_a_release_is_removed_and_one_without_its_files_is_not(

@@ -32,13 +32,16 @@ def made(releases: Releases, name: str, parent: str | None, at: float) -> Releas
     return release
 
 
-def test_it_is_the_champion_or_the_first_release_which_stays_for_that(releases: Releases) -> None:
-    first, champion = made(releases, "first", None, 1.0), made(releases, "third", "first", 3.0)
+@pytest.mark.parametrize("at", [1.0, 9.0])
+def test_it_is_the_champion_or_the_first_release_which_stays_for_that(releases: Releases, at: float) -> None:
+    """Also where the clock was set back after the first one was made."""
+    first, champion = made(releases, "first", None, at), made(releases, "third", "first", 3.0)
     made(releases, "second", "first", 2.0)
     assert training_start(releases, champion, Recipe()) == champion
     for name in ("first", "second"):
         releases.drop_unused(name)
     assert training_start(releases, champion, FROM_FIRST) == first
+    assert releases.whole("first")
     assert not releases.whole("second")
 
 
