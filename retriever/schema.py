@@ -192,13 +192,13 @@ challenger = Table(
 )
 
 # Queries and people that already counted as evidence about the challenger, as hashes: none of them counts twice. People
-# have a vote, about a query cluster.
+# have a vote.
 counted = Table(
     "counted",
     metadata,
     Column("run_id", String, primary_key=True),
     Column("unit", String, primary_key=True),
-    Column("cluster", String, nullable=False, server_default=""),
+    Column("cluster", String),  # what the vote is about
     Column("vote", Integer, nullable=False, server_default="0"),
 )
 

@@ -94,7 +94,12 @@ class Challengers:
                 none = Vote(0, "")
                 said = [(unit, voted.get(unit, none)) for unit in sorted(units)]
                 rows = [
-                    {"run_id": followed.run_id, "unit": _hash(unit), "cluster": _hash(cluster), "vote": value}
+                    {
+                        "run_id": followed.run_id,
+                        "unit": _hash(unit),
+                        "cluster": _hash(cluster) if value else None,
+                        "vote": value,
+                    }
                     for unit, (value, cluster) in said
                 ]
                 connection.execute(self._database.insert(counted).on_conflict_do_nothing(), rows)

@@ -35,7 +35,8 @@ from .click_models import (
 )
 
 NAMES = ("trust", "position", "click rate", "browsing")
-LIKING, NOISE, SHARE = 0.8, 0.1, 0.05  # priors of the click rates and of the share of relevant documents at a rank
+LIKING, NOISE = 0.8, 0.1  # priors of the click rates; less where people seldom click
+SHARE = 0.2  # prior of the share of relevant documents at rank 1, which falls with 1/rank
 STRENGTH = 50.0  # these count as that many trials each,
 LOOKS_STRENGTH = 10.0  # the prior of an examination as that many looks: clicks, which tell of them, are fewer
 TRUSTED = 3  # ranks with a noise of their own
@@ -73,24 +74,45 @@ def fit_all(counts: pl.DataFrame, names: Sequence[str] = NAMES) -> dict[str, Cli
     put there.
     """
     shown = exposure(counts)
-    seen = evidence(counts.filter(pl.col("best") > 0), shown, alike=True)
+    ranked = counts.filter(pl.col("best") > 0)
+    seen = evidence(ranked, shown, alike=True)
     ranks = int(seen.rank.max(initial=0)) + 1
     centre = np.average(seen.features, axis=0, weights=seen.times) if len(seen.times) else np.zeros(FEATURES)
-    prior = Prior(np.full(ranks, np.log(SHARE / (1 - SHARE))), np.zeros(FEATURES), centre, shown)
+    share = _shares(ranks)
+    prior = Prior(np.log(share / (1 - share)), np.zeros(FEATURES), centre, shown)
     flat = np.ones((ranks, GAPS))
     looks = flat / np.arange(1.0, ranks + 1)[:, None]
     none = np.zeros(LEVELS)
+    eagerness = _eagerness(ranked)
+    examined = partial(_examined, eagerness=eagerness)
+    liking, noise = LIKING * eagerness, NOISE * eagerness
     found: dict[str, ClickModel] = {}
     if "click rate" in names:
-        start = ClickModel("click rate", LIKING * flat, NOISE * flat, none, prior)
-        found["click rate"] = _maximised(seen, start, partial(_examined, over=(0, 1)))
-    start = ClickModel("position", LIKING * looks, NOISE * looks, none, prior)
-    position = found["position"] = _maximised(seen, start, _examined)
+        start = ClickModel("click rate", liking * flat, noise * flat, none, prior)
+        found["click rate"] = _maximised(seen, start, partial(examined, over=(0, 1)))
+    start = ClickModel("position", liking * looks, noise * looks, none, prior)
+    position = found["position"] = _maximised(seen, start, examined)
     if "browsing" in names:
-        found["browsing"] = _maximised(seen, replace(position, name="browsing"), partial(_examined, over=()))
+        found["browsing"] = _maximised(seen, replace(position, name="browsing"), partial(examined, over=()))
     if "trust" in names:
-        found["trust"] = _maximised(seen, replace(position, name="trust"), partial(_examined, trusted=TRUSTED))
+        found["trust"] = _maximised(seen, replace(position, name="trust"), partial(examined, trusted=TRUSTED))
     return {name: found[name] for name in names}
+
+
+def _shares(ranks: int) -> Floats:
+    """The prior of the share of relevant documents by rank."""
+    return np.asarray(SHARE / np.arange(1.0, ranks + 1))
+
+
+def _eagerness(ranked: pl.DataFrame) -> float:
+    """How much people click at rank 1, as a share of what the priors expect; 1 at most.
+
+    Where people seldom click what is right, a few views of each pair hardly tell this from little that is right: the
+    rounds end near where they began.
+    """
+    top = ranked.filter(pl.col("rank") == 1)
+    usual = SHARE * LIKING + (1 - SHARE) * NOISE
+    return min(_rate(float(top["clicks"].sum()), float(top["views"].sum()), usual) / usual, 1.0)
 
 
 def _maximised(seen: Evidence, start: ClickModel, curves: Curves) -> ClickModel:
@@ -126,7 +148,13 @@ def _totals(seen: Evidence, posterior: Floats, shape: tuple[int, ...]) -> Totals
 
 
 def _examined(
-    seen: Totals, model: ClickModel, start: ClickModel, *, over: tuple[int, ...] = (1,), trusted: int = 0
+    seen: Totals,
+    model: ClickModel,
+    start: ClickModel,
+    *,
+    eagerness: float,
+    over: tuple[int, ...] = (1,),
+    trusted: int = 0,
 ) -> tuple[Floats, Floats]:
     """Examination × attraction; examination is the same over these axes of (rank, distance), noise at all ranks but the
     first `trusted`. Who skipped a result may not have looked at it: an expectation maximisation of its own.
@@ -140,9 +168,9 @@ def _examined(
         right = seen.clicks_right + seen.skips_right * looks * (1 - liking) / (1 - looks * liking)
         wrong = seen.clicks_wrong + seen.skips_wrong * looks * (1 - noise) / (1 - looks * noise)
         looks = _rate((right + wrong).sum(over, keepdims=True), views, usual, LOOKS_STRENGTH)
-        liking = np.clip(looks[0, 0] * _rate(seen.clicks_right.sum(), right.sum(), LIKING), 0.05, 0.99)
+        liking = np.clip(looks[0, 0] * _rate(seen.clicks_right.sum(), right.sum(), LIKING * eagerness), 1e-3, 0.99)
         hits, trials = (np.bincount(group, values.sum(1)).astype(float) for values in (seen.clicks_wrong, wrong))
-        noise = np.clip(looks[0, 0] * _rate(hits, trials, NOISE)[group], 1e-4, most * liking)[:, None]
+        noise = np.clip(looks[0, 0] * _rate(hits, trials, NOISE * eagerness)[group], 1e-4, most * liking)[:, None]
         looks = np.clip(looks / looks[0, 0], 1e-3, 1.0)
     return liking * looks, noise * looks
 
@@ -167,7 +195,7 @@ def _prior(seen: Evidence, posterior: Floats, prior: Prior) -> Prior:
     missing, doubt = seen.times * (posterior - share), seen.times * share * (1 - share)
     x = seen.features - prior.centre
     usual = sigmoid(prior.base)
-    base_slope = np.bincount(seen.best, missing, ranks) + STRENGTH * (SHARE - usual)
+    base_slope = np.bincount(seen.best, missing, ranks) + STRENGTH * (_shares(ranks) - usual)
     base_bend = np.bincount(seen.best, doubt, ranks) + STRENGTH * usual * (1 - usual)
     slope = missing @ x - prior.weights / WEIGHT_SPREAD**2
     bend = x.T @ (doubt[:, None] * x) + np.eye(FEATURES) / WEIGHT_SPREAD**2

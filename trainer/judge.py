@@ -16,6 +16,7 @@ from .gate import Decision, ask_people, decide, follow, screen, unlooked
 from .guards import Guarded, broken, summed_up
 from .history import History
 from .lessons import Lessons
+from .preferences import preferences
 from .recipe import Recipe, Split
 from .runs import Run, Runs
 from .screen import saving, screening_rows
@@ -24,7 +25,6 @@ from .snapshot import cluster_of, commonest, wordings_of
 from .split import untaught
 from .steps import Steps
 from .tally import tally
-from .votes import preferences
 from .within import Filters
 
 

@@ -147,6 +147,8 @@ def _check_pairs(found: int, recipe: Recipe, counts: Mapping[str, Any]) -> None:
 
 def _lost(counts: Mapping[str, Any]) -> str:
     """What more than a tenth of the night's clicks or searches were lost by, to add to a reason."""
+    if "searches" not in counts:  # nothing was ever read
+        return ""
     clicks, robots = counts["clicks_received"], counts["robot_searches_left_out"]
     losses = (
         (counts["clicks_of_unknown_searches"], clicks, "clicks name no search in the log"),

@@ -22,13 +22,14 @@ from .corpus import Corpus
 from .evaluate import DEPTH, Result, evidence
 from .lives import Gatekeeper
 from .people import People
+from .preferences import leads, preferences
 from .recipe import Recipe
 from .sample import Sample
 from .snapshot import cluster_of, commonest, normalised, wordings_of
 from .split import DEVELOPMENT, HOLDOUT, numbers, split, untaught, who_judges
 from .tally import tally
 from .truth import measure
-from .votes import Vote, Votes, leads, preferences
+from .votes import Vote, Votes
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"

@@ -1,14 +1,10 @@
 """Votes: which of two models people prefer, who saw both where they differ."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import polars as pl
-
-from ..retriever.search import against
 from .sample import INTERVAL_Z
 
 # 1 / (4 (1 − Φ(√2))): the least factor with which the normal tail bounds every weighted sum of random signs.
@@ -92,35 +88,3 @@ class Votes:
         from scipy.special import ndtr  # half a second that a service which only reads decisions is spared
 
         return min(SIGNS * float(ndtr(-self.z)), 1.0) if self.z > 0 else 1.0
-
-
-def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, Vote]:
-    """The vote of every person who saw the champion and this release differ. In each list counts whose results they
-    clicked more, and then in how many lists they preferred which. Of the query clusters that agree with it a vote is
-    about the one that most people asked.
-    """
-    theirs, ours = pl.col("ranker") == against(release_id), pl.col("ranker") == release_id
-    lists = (
-        log.filter(ours | theirs)
-        .group_by("search", "person", "cluster", maintain_order=True)
-        .agg(lead=(pl.col("clicked") & ours).sum().cast(pl.Int64) - (pl.col("clicked") & theirs).sum().cast(pl.Int64))
-        .with_columns(
-            vote=pl.col("lead").sign().sum().over("person").sign(),
-            asked=pl.col("person").n_unique().over("cluster"),
-        )
-    )
-    people = (
-        lists.sort(pl.col("lead").sign() == pl.col("vote"), "asked", "cluster", descending=True, maintain_order=True)
-        .group_by("person", maintain_order=True)
-        .agg(pl.col("vote", "cluster").first())
-    )
-    return {person: Vote(vote, str(cluster)) for person, vote, cluster in people.rows()}
-
-
-def leads(votes: Iterable[Vote]) -> Counter[str]:
-    """Of every query cluster with a vote."""
-    found: Counter[str] = Counter()
-    for vote in votes:
-        if vote.value:
-            found[vote.cluster] += vote.value
-    return found

@@ -166,3 +166,51 @@ def test_scores_that_say_nothing_change_little() -> None:
     log, noise = simulated(1, 1.0), scored(1, 0.0)
     plain, mute = (judge(count_people(each), choose(each).model)["relevance"] for each in (log, noise))
     assert float((plain - mute).abs().mean()) < 0.02  # type: ignore[arg-type]
+
+
+def seldom(seed: int, liking: float, noise: float) -> pl.DataFrame:
+    """People who look at rank r with r^-.5, at one of 1,000 queries each; the ids of right documents begin with "r"."""
+    random = np.random.default_rng(seed)
+    share = np.array([0.4, 0.15, 0.08, 0.06, 0.05, 0.04, 0.04, 0.03, 0.03, 0.03])
+    right = random.random((1000, 10)) < share
+    query = random.integers(1000, size=4000)
+    chance = np.where(right[query], liking, noise) * np.arange(1.0, 11) ** -0.5
+    clicked = random.random(chance.shape) < chance
+    return pl.DataFrame(
+        {
+            "search": np.repeat(np.arange(4000), 10),
+            "query": np.repeat(query, 10).astype(str),
+            "person": np.repeat(np.arange(4000), 10).astype(str),
+            "document_id": [f"{'r' if right[q, r] else 'w'}{q}-{r}" for q in query for r in range(10)],
+            "rank": np.tile(np.arange(1, 11), 4000),
+            "clicked": clicked.ravel(),
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("liking", "noise"), [(0.3, 0.04), (0.2, 0.03), (0.1, 0.01), (0.08, 0.003)])
+def test_people_who_seldom_click_are_not_taken_for_people_whom_nothing_at_the_top_pleases(
+    liking: float, noise: float, seed: int
+) -> None:
+    counts = count_people(seldom(seed, liking, noise))
+    model = fit(counts)
+    assert liking / 2 < model.right[0, 0] < 2 * liking
+    assert model.share[0] > 0.1
+    gains = corrected_gains(counts, model).with_columns(rank=pl.col("document_id").str.split("-").list.last())
+    first, second = (gains.filter(pl.col("rank") == rank)["gain"].mean() for rank in ("0", "1"))
+    assert first > second  # type: ignore[operator]
+    mined = judge(counts, model).filter((pl.col("clicks") > 0) & (pl.col("relevance") >= 0.5))["document_id"]
+    assert mined.str.starts_with("r").mean() > 0.7  # type: ignore[operator]
+    assert len(mined) > 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clicks_rarer_than_one_in_twenty_are_fitted_too(name: str) -> None:
+    model = fit(count_people(seldom(1, 0.03, 0.002)), name)
+    assert 0.03 / 2 < model.right[0, 0] < 3 * 0.03
+
+
+def test_few_searches_of_people_who_click_much_stay_near_the_usual_liking() -> None:
+    model = fit(count_people(log_of([row for d in "abc" for row in crowd(d, 3, 3)])))
+    assert model.right[0, 0] == pytest.approx(0.8, abs=0.05)

@@ -12,7 +12,8 @@ from scipy.stats import binom
 
 from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.search import RANKER, against
-from clickloop.trainer.votes import Vote, Votes, leads, preferences
+from clickloop.trainer.preferences import leads, preferences
+from clickloop.trainer.votes import Vote, Votes
 
 MODEL = "release-new"
 RANKERS = {"+": MODEL, "-": against(MODEL), ".": RANKER, "?": EXPLORATION}

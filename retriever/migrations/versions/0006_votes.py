@@ -8,5 +8,5 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    op.add_column("counted", sa.Column("cluster", sa.String(), nullable=False, server_default=""))
+    op.add_column("counted", sa.Column("cluster", sa.String()))
     op.add_column("counted", sa.Column("vote", sa.Integer(), nullable=False, server_default="0"))
