@@ -19,11 +19,13 @@ MIN_LIFT = 0.1  # one click counts as at most ten
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The click model that was chosen, and for each its mean log-likelihood per impression on what was held out; empty
-    where nothing was.
+    """The click model that was chosen, for mining; the same for decisions (`judging`), fitted so that every query
+    cluster counts the same; and for each model its mean log-likelihood per impression on what was held out, empty where
+    nothing was.
     """
 
     model: ClickModel
+    judging: ClickModel
     held_out: dict[str, float]
 
 
@@ -32,26 +34,28 @@ def choose(log: pl.DataFrame, names: Sequence[str] = NAMES) -> Choice:
     which that part is likeliest; the first, unless another is better by more than a standard error over queries: a
     richer model that explains nothing more only adds variance. The one chosen is fitted again to everything.
 
-    Every query cluster counts the same in a fit, as it does in a decision. Otherwise the noise would be that of what is
-    asked often, and where people click less on the rest (nobody looks, or the app remembers the answer to what is asked
-    often), whatever replaces what they were shown there would look like a gain.
+    A decision is a mean over query clusters. By a fit to searches the noise would be that of what is asked often, and
+    where people click less on the rest (nobody looks, or the app remembers the answer to what is asked often), whatever
+    replaces what they were shown there would look like a gain.
     """
     visits = log.select("query", "person").unique().sort("query", "person")
     held = visits.filter(np.random.default_rng(SEED).random(len(visits)) < HELD_OUT)
-    others = log.join(held, on=["query", "person"], how="anti")
-    taught = count_people(others)
+    taught = count_people(log.join(held, on=["query", "person"], how="anti"))
     asked = log.join(held, on=["query", "person"], how="semi")
-    everything = _weighed(count_people(log), log)
+    everything = count_people(log)
+
+    def chosen(name: str, likelihoods: dict[str, float]) -> Choice:
+        return Choice(fit(everything, name), fit(_weighed(everything, log), name), likelihoods)
+
     if taught.is_empty() or asked.is_empty():
-        return Choice(fit(everything, names[0]), {})
-    models = fit_all(_weighed(taught, others), names)
-    scores = {name: _log_likelihood(taught, asked, model) for name, model in models.items()}
+        return chosen(names[0], {})
+    scores = {name: _log_likelihood(taught, asked, model) for name, model in fit_all(taught, names).items()}
     best, most = names[0], 0.0
     for name in names[1:]:
         gain = scores[name] - scores[names[0]]
         if gain.sum() > max(most, float(np.std(gain) * np.sqrt(len(gain)))):
             best, most = name, float(gain.sum())
-    return Choice(fit(everything, best), {name: float(score.sum() / len(asked)) for name, score in scores.items()})
+    return chosen(best, {name: float(score.sum() / len(asked)) for name, score in scores.items()})
 
 
 def judge(counts: pl.DataFrame, model: ClickModel) -> pl.DataFrame:

@@ -97,7 +97,7 @@ def read_lessons(
         champion=champion.id,
         holdout=holdout,
         screened=screened,
-        clicks=choice.model,
+        clicks=choice.judging,
         training=training,
         development=development,
         clicked=_clicked(history, liked, {pair.query for pair in [*training, *development]}),

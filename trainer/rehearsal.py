@@ -129,7 +129,7 @@ class _Life:
         """Whether this night promotes the model."""
         self._log.append(self._searches(number))
         log, shares = pl.concat(self._log), self._stage.recipe.split
-        clicks, texts = choose(log).model, commonest(wordings_of(log))
+        clicks, texts = choose(log).judging, commonest(wordings_of(log))
 
         def results(part: pl.DataFrame) -> list[Result]:
             return self._contest.results(tally(part, by=("release", "cluster")), clicks, texts)

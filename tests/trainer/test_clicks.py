@@ -193,7 +193,7 @@ def test_what_is_asked_often_does_not_say_how_much_noise_the_rest_has(seed: int)
     first = often.filter(pl.col("search") < 600)
     once = first.with_columns(query="once " + pl.col("person"), person="once " + pl.col("person"), clicked=False)
     log = pl.concat([often, once])
-    gains = corrected_gains(count_people(log), choose(log).model)
+    gains = corrected_gains(count_people(log), choose(log).judging)
     wrong = gains.filter(~pl.col("document_id").is_in(list(RIGHT))).group_by("query").agg(pl.col("gain").mean())
     assert wrong["gain"].mean() == pytest.approx(0, abs=0.02), "the mean of all queries, of which each counts once"
 
