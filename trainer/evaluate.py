@@ -139,6 +139,25 @@ def compare(judged: Sequence[Judged], champion: Sequence[Ranking], candidate: Se
     ]
 
 
+def _measure(judged: Sequence[Judged], hits: Sequence[Ranking], ideal: float) -> list[dict[str, float]]:
+    """Metrics per query. Corrected gains may be negative, which no library of metrics takes, so their DCG is summed
+    here; the others come from ir-measures, with negative ranks as scores because trec_eval breaks ties by id.
+    """
+    values = [
+        {DECIDES: _dcg(item.gains.get(document_id, 0.0) for document_id in row) / ideal}
+        for item, row in zip(judged, hits, strict=True)
+    ]
+    qrels = [Qrel(str(i), document_id, 1) for i, item in enumerate(judged) for document_id in item.chosen]
+    run = [
+        ScoredDoc(str(i), document_id, -float(rank))
+        for i, row in enumerate(hits)
+        for rank, document_id in enumerate(row)
+    ]
+    for metric in ir_measures.iter_calc(list(_AS_CLICKED), qrels, run) if qrels else ():
+        values[int(metric.query_id)][_AS_CLICKED[metric.measure]] = float(metric.value)
+    return values
+
+
 def _noise(item: Judged, champion: Ranking, candidate: Ranking, ideal: float) -> tuple[float, float, float]:
     """Of the difference, to which every gain adds with what its document's discount changes by."""
     weights = defaultdict[str, float](float)
@@ -163,25 +182,6 @@ def _dcg(gains: Iterable[float]) -> float:
 
 def _discount(rank: int) -> float:
     return 1 / math.log2(rank + 1)
-
-
-def _measure(judged: Sequence[Judged], hits: Sequence[Ranking], ideal: float) -> list[dict[str, float]]:
-    """Metrics per query. Corrected gains may be negative, which no library of metrics takes, so their DCG is summed
-    here; the others come from ir-measures, with negative ranks as scores because trec_eval breaks ties by id.
-    """
-    values = [
-        {DECIDES: _dcg(item.gains.get(document_id, 0.0) for document_id in row) / ideal}
-        for item, row in zip(judged, hits, strict=True)
-    ]
-    qrels = [Qrel(str(i), document_id, 1) for i, item in enumerate(judged) for document_id in item.chosen]
-    run = [
-        ScoredDoc(str(i), document_id, -float(rank))
-        for i, row in enumerate(hits)
-        for rank, document_id in enumerate(row)
-    ]
-    for metric in ir_measures.iter_calc(list(_AS_CLICKED), qrels, run) if qrels else ():
-        values[int(metric.query_id)][_AS_CLICKED[metric.measure]] = float(metric.value)
-    return values
 
 
 def evidence(results: Sequence[Result]) -> Sample:

@@ -27,7 +27,7 @@ class Mining(_Dials):
 
 
 class Split(_Dials):
-    """What judges was not trained on: shares of the query clusters. People follow their first search."""
+    """What judges was not trained on: shares of the query clusters. People follow theirs: see split.py."""
 
     holdout: float = Field(0.25, gt=0, lt=1, description="share of query clusters that only judge candidates")
     development: float = Field(0.08, gt=0, lt=0.5, description="share that chooses when to stop and whether to look")
