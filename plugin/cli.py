@@ -2,7 +2,6 @@
 
 import os
 import select
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .folder import DataDir, EmptiedDir, begun, existing
+
 if TYPE_CHECKING:
     from .loop import ClickLoop
-    from .settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,17 +26,6 @@ audit_app = typer.Typer(no_args_is_help=True, help="The ledger of decisions, app
 app.add_typer(audit_app, name="audit")
 
 
-def _folder(name: str | Path) -> Path:
-    if not str(name).strip():  # as a path it would be the current folder
-        raise typer.BadParameter("name a folder")
-    return Path(name)
-
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", parser=_folder, metavar="PATH", help="holds all state; default: ./clickloop-data"),
-]
-EmptiedDir = Annotated[Path, typer.Option("--data-dir", parser=_folder, metavar="PATH", help="is emptied first")]
 PROMOTED, FAILED, NOT_PROMOTED, ACTIVE, INTERRUPTED = 0, 1, 3, 4, 130
 
 
@@ -75,7 +64,7 @@ def serve(
     """API, admin pages and schedule."""
     from .serve import serve as run
 
-    run(_loop_or_new(data_dir), host, port)
+    run(begun(data_dir), host, port)
 
 
 @app.command()
@@ -83,7 +72,7 @@ def worker(data_dir: DataDir = None) -> None:
     """Schedule and nightly runs apart from the API."""
     from .serve import work
 
-    work(_loop_or_new(data_dir))
+    work(begun(data_dir))
 
 
 @app.command()
@@ -106,7 +95,7 @@ def ingest(
     """Adds documents: {"_id" or "id", "title", "text", …} a line. Other fields become the payload."""
     from .ingest import ingest as run
 
-    raise typer.Exit(run(_loop_or_new(data_dir), file, wait))
+    raise typer.Exit(run(begun(data_dir), file, wait))
 
 
 @app.command()
@@ -121,7 +110,7 @@ def train(
     from .progress import Steps
     from .schemas import run_json
 
-    loop = _loop_or_new(data_dir)
+    loop = begun(data_dir)
     try:
         with Steps() as steps:
             run = loop.run_night((loop.runs.unfinished() or loop.runs.queue("cli")).id, steps.show)
@@ -140,7 +129,7 @@ def train(
 @app.command()
 def runs(limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 20, data_dir: DataDir = None) -> None:
     """The newest nightly runs."""
-    found, more = _loop(data_dir).runs.page(limit)
+    found, more = existing(data_dir).runs.page(limit)
     for run in found:
         print(f"{run.id}  {run.state:9}  {run.outcome or run.step:20}  {'; '.join(run.reasons[-1:])}")
     if not found:
@@ -158,7 +147,7 @@ def report(
     """Why a run decided as it did."""
     from ..retriever.errors import InvalidInput
 
-    loop = _loop(data_dir)
+    loop = existing(data_dir)
     found = loop.runs.get(run)
     if html is not None:
         try:
@@ -180,7 +169,7 @@ def report(
 @app.command()
 def approve(run: str, data_dir: DataDir = None) -> None:
     """Makes the model of a run that waits for approval the live one."""
-    loop = _loop(data_dir)
+    loop = existing(data_dir)
     loop.runs.approve(run, "cli")
     switch = loop.releases.switch_of_run(run)
     assert switch is not None
@@ -190,7 +179,7 @@ def approve(run: str, data_dir: DataDir = None) -> None:
 @app.command()
 def reject(run: str, data_dir: DataDir = None) -> None:
     """Ends a run that waits for approval; the present model stays."""
-    _loop(data_dir).runs.reject(run, "cli")
+    existing(data_dir).runs.reject(run, "cli")
     print(f"{run}: rejected")
 
 
@@ -199,7 +188,7 @@ def releases(data_dir: DataDir = None) -> None:
     """The models that were made, the newest first."""
     from .routes import releases_json
 
-    found = releases_json(_loop(data_dir).releases)
+    found = releases_json(existing(data_dir).releases)
     if not found:
         print("no release yet; the first `clickloop ingest` or `clickloop serve` makes one")
     for release in found:
@@ -213,7 +202,7 @@ def rollback(
     data_dir: DataDir = None,
 ) -> None:
     """Answers from a former release again, with all documents of today."""
-    loop = _loop(data_dir)
+    loop = existing(data_dir)
     build = loop.releases.newest_build(release or loop.releases.former())
     _await_switch(loop, loop.releases.request_switch(build.id, "rollback", "cli"))
 
@@ -229,7 +218,7 @@ def quantise(
     from ..trainer.quantise import DEPTH
     from .progress import Steps
 
-    loop = _loop(data_dir)
+    loop = existing(data_dir)
     with Steps() as steps:
         found = loop.quantiser().run(tolerance, steps.show)
     for guard in found.guards:
@@ -293,7 +282,7 @@ def evaluate(
     """How well the live release answers the queries of a BEIR folder, by its relevance judgments."""
     from .evaluate import evaluate as run
 
-    run(_loop(data_dir), folder, split, json)
+    run(existing(data_dir), folder, split, json)
 
 
 @app.command()
@@ -319,7 +308,7 @@ def audit_verify(data_dir: DataDir = None) -> None:
     """Whether no entry was changed, removed or inserted. Exit status 1 when one was."""
     from ..retriever.ledger import entries, verify
 
-    loop = _loop(data_dir)
+    loop = existing(data_dir)
     problems = verify(loop.database)
     for problem in problems:
         print(f"clickloop: {problem}", file=sys.stderr)
@@ -338,7 +327,7 @@ def audit_list(data_dir: DataDir = None) -> None:
 
     from ..retriever.ledger import entries
 
-    for entry in entries(_loop(data_dir).database):
+    for entry in entries(existing(data_dir).database):
         print(orjson.dumps({**asdict(entry), "content": orjson.loads(entry.content)}).decode())
 
 
@@ -350,14 +339,14 @@ def audit_live(
     """What answered searches at a moment, who moved the pointer there, and why."""
     from .audit import live_at, moment
 
-    for line in live_at(_loop(data_dir).database, None if at is None else moment(at)):
+    for line in live_at(existing(data_dir).database, None if at is None else moment(at)):
         print(line)
 
 
 @keys_app.command("create")
 def keys_create(role: Annotated[str, typer.Option(help="search, write or admin")], data_dir: DataDir = None) -> None:
     """Makes a key and prints it once."""
-    key_id, secret = _loop_or_new(data_dir).keys.create(role)
+    key_id, secret = begun(data_dir).keys.create(role)
     print(f"id: {key_id}", file=sys.stderr)
     print(secret)
 
@@ -365,7 +354,7 @@ def keys_create(role: Annotated[str, typer.Option(help="search, write or admin")
 @keys_app.command("list")
 def keys_list(data_dir: DataDir = None) -> None:
     """All keys, without their secrets."""
-    found = _loop(data_dir).keys.list()
+    found = existing(data_dir).keys.list()
     if not found:
         print("no key yet; `clickloop keys create` makes one")
     for key in found:
@@ -375,27 +364,8 @@ def keys_list(data_dir: DataDir = None) -> None:
 @keys_app.command("revoke")
 def keys_revoke(key: str, data_dir: DataDir = None) -> None:
     """A revoked key is refused within a second."""
-    _loop(data_dir).keys.revoke(key)
+    existing(data_dir).keys.revoke(key)
     print(f"{key}: revoked")
-
-
-def _loop(data_dir: Path | None) -> "ClickLoop":
-    from .settings import existing_settings
-
-    return _opened(existing_settings(data_dir=data_dir))
-
-
-def _loop_or_new(data_dir: Path | None) -> "ClickLoop":
-    from .settings import read_settings
-
-    return _opened(read_settings(data_dir=data_dir))
-
-
-def _opened(settings: "Settings") -> "ClickLoop":
-    from .loop import ClickLoop
-
-    signal.siginterrupt(signal.SIGINT, True)  # polars takes that away, and Ctrl-C would wait for the next line of input
-    return ClickLoop(settings)
 
 
 def _await_switch(loop: "ClickLoop", number: int) -> None:

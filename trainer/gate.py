@@ -10,7 +10,7 @@ between nights, candidates and reused queries, and however the challenger was pi
 from dataclasses import dataclass, field
 
 from .recipe import Promotion
-from .sample import INTERVAL_Z, Sample
+from .sample import INTERVAL_Z, Estimate, Sample
 from .votes import Votes
 
 SCREEN_Z = 0.0  # on the development split, which is small: a candidate that does not even gain there gets no look
@@ -195,5 +195,5 @@ def _pace(k: int) -> float:
     return PACE / ((k + PACE - 1) * (k + PACE))
 
 
-def _interval(found: Sample | Votes) -> str:
+def _interval(found: Estimate) -> str:
     return f"{found.mean:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"

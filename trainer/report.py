@@ -18,8 +18,7 @@ from .gate import Decision
 from .golden import GoldenScores
 from .guards import FEWEST
 from .runs import Run
-from .sample import Sample
-from .votes import Votes
+from .sample import Estimate, Sample
 
 SHOWN = 15  # queries that got better, and as many that got worse
 PACKAGES = (
@@ -51,7 +50,7 @@ def write_evidence(folder: Path, results: Sequence[Result], decision: Decision) 
     write_whole(folder / "evidence.json", _dump(content))
 
 
-def estimate_json(found: Sample | Votes) -> dict[str, float | None]:
+def estimate_json(found: Estimate) -> dict[str, float | None]:
     """The mean of a sample with its 95 % interval; null where too few units say anything."""
     known = found.n > 1
     return {

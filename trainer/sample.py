@@ -9,8 +9,33 @@ import numpy as np
 INTERVAL_Z = 1.96  # two-sided 95 %
 
 
+class Estimate:
+    """A mean of `n` units with its standard error."""
+
+    __slots__ = ()
+    n: int
+
+    @property
+    def mean(self) -> float:
+        raise NotImplementedError
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; infinite for fewer than two units."""
+        raise NotImplementedError
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval of the mean."""
+        return self.mean - INTERVAL_Z * self.error
+
+    @property
+    def high(self) -> float:
+        return self.mean + INTERVAL_Z * self.error
+
+
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Estimate):
     """Differences, candidate minus champion, of independent units, as sums: samples of different units add up.
 
     `variance` and `third` are sums too: of the second and third central moments that each unit must at least have,
@@ -64,15 +89,6 @@ class Sample:
         if self.n < 2:
             return math.inf
         return math.sqrt(max(self._central_squares(), 0.0) / (self.n - 1) / self.n)
-
-    @property
-    def low(self) -> float:
-        """Lower end of the 95 % interval of the mean."""
-        return self.mean - INTERVAL_Z * self.error
-
-    @property
-    def high(self) -> float:
-        return self.mean + INTERVAL_Z * self.error
 
     @property
     def z(self) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .sample import INTERVAL_Z
+from .sample import Estimate
 
 # 1 / (4 (1 − Φ(√2))): the least factor with which the normal tail bounds every weighted sum of random signs.
 SIGNS = 3.178
@@ -19,7 +19,7 @@ class Vote(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Votes:
+class Votes(Estimate):
     """Of `n` people with a vote each, 0s included: `lead`, those for the challenger less those for the champion. The
     lead of every query cluster by itself enters as sums: of its square (`squares`), of its size (`sizes`), and of the
     root of its size with its sign (`roots`).
@@ -65,15 +65,6 @@ class Votes:
     def error(self) -> float:
         """Standard error of the mean; infinite for fewer than two people."""
         return math.sqrt(self.squares) / self.n if self.n > 1 else math.inf
-
-    @property
-    def low(self) -> float:
-        """Lower end of the 95 % interval of the mean."""
-        return self.mean - INTERVAL_Z * self.error
-
-    @property
-    def high(self) -> float:
-        return self.mean + INTERVAL_Z * self.error
 
     @property
     def z(self) -> float:

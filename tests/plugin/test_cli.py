@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -21,7 +20,6 @@ from typer.testing import CliRunner
 from clickloop.plugin import cli
 from clickloop.plugin.loop import ClickLoop
 from clickloop.plugin.settings import Settings
-from clickloop.retriever.ledger import append
 from clickloop.retriever.locks import open_lock
 from clickloop.retriever.types import Build, Event, Who
 from clickloop.trainer.runs import Runs
@@ -387,70 +385,6 @@ def test_what_was_acknowledged_survives_the_death_of_the_service(
             loop.wait_for(loop.documents.revision())
             assert "kept" in [hit.id for hit in loop.search(document["text"], k=100)]
             assert loop.add_events([Event("e", "q", "click", "kept", None, Who(), None, 0.0)]).duplicates == 1
-
-
-def test_the_ledger_is_verified_and_listed(run: Run, data_dir: Path) -> None:
-    listed = run("audit", "list")
-    (line,) = listed.stdout.splitlines()
-    entry = json.loads(line)
-    assert (entry["number"], entry["kind"], entry["content"]["reason"]) == (1, "switch", "bootstrap")
-    whole = run("audit", "verify")
-    assert (whole.returncode, whole.stdout.split(",")[0]) == (0, "1 entries")
-    assert entry["hash"] in whole.stdout
-    database = sqlite3.connect(data_dir / "clickloop.db")
-    database.execute("UPDATE ledger SET content = replace(content, 'bootstrap', 'promotion')")
-    database.commit()
-    database.close()
-    broken = run("audit", "verify")
-    assert broken.returncode == 1
-    assert "entry 1" in broken.stderr
-
-
-def test_what_was_live_at_a_moment_and_why(run: Run, data_dir: Path) -> None:
-    (entry,) = map(json.loads, run("audit", "list").stdout.splitlines())
-    now = run("audit", "live")
-    assert now.returncode == 0
-    assert entry["content"]["build"] in now.stdout
-    assert entry["content"]["release"] in now.stdout
-    assert "bootstrap, asked for by system" in now.stdout
-    loop = ClickLoop(Settings(data_dir=data_dir))
-    with loop.database.write() as connection:
-        decided = {"outcome": "promoted", "mean": 0.031, "n": 120, "p_value": 1e-5, "level": 2.4e-4, "by": "queries"}
-        append(connection, "decision", run="run-1", candidate="release-1", **decided)
-        append(connection, "decision", run="run-1", candidate="the next challenger", **decided | {"mean": 0.5})
-        append(connection, "approval", run="run-1", build="build-1", by="cli")
-        moved = {"build": "build-1", "release": "release-1", "former": entry["content"]["build"]}
-        append(connection, "switch", **moved, reason="promotion", run="run-1", by="cli", state="done")
-        append(
-            connection, "switch", **moved | {"build": "build-2"}, reason="rollback", run=None, by="api", state="refused"
-        )
-    loop.close()
-    later = run("audit", "live").stdout
-    assert "build-1" in later
-    assert "release-1" in later
-    assert "gain +0.0310 on 120 query clusters" in later
-    assert "+0.5" not in later, "that decision was about another model"
-    assert "approved by cli" in later
-    moment = datetime.fromtimestamp(entry["at"], UTC) + timedelta(microseconds=10)
-    assert run("audit", "live", "--at", moment.isoformat()).stdout == now.stdout
-
-
-@pytest.mark.parametrize(
-    ("at", "said"),
-    [
-        ("yesterday", "give a time as"),
-        ("2999-01-01", "lies in the future"),
-        ("2020-01-01T00:00", "the first build"),
-        ("0001-01-01T00:00+14:00", "give a time as"),
-    ],
-)
-def test_a_moment_that_is_none_or_before_the_first_switch_is_refused(
-    run: Run, data_dir: Path, at: str, said: str
-) -> None:
-    refused = run("audit", "live", "--at", at)
-    assert refused.returncode == 1
-    assert said in refused.stderr
-    assert data_dir.exists()
 
 
 def test_an_unknown_benchmark_is_refused_with_those_that_are(

@@ -154,7 +154,8 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_with_the_greatest_seed_every_training_of_a_soup_has_one_that_numpy_takes() -> None:
     settings = read_settings(seed=MAX_SEED, training={"soup": MAX_SOUP})
-    np.random.RandomState(settings.seed * settings.training.soup + settings.training.soup - 1)
+    greatest = settings.seed * settings.training.soup + settings.training.soup - 1
+    assert np.random.RandomState(greatest).get_state()[1][0] == greatest, "and it is used whole"
 
 
 def test_a_day_that_comes_every_few_years_is_a_schedule() -> None:
