@@ -189,6 +189,7 @@ challenger = Table(
     Column("log_seq", BigInteger, nullable=False),  # searches up to here have been heard
     Column("queries", JSON, nullable=False),
     Column("people", JSON, nullable=False),
+    Column("lists", JSON),
 )
 
 # Queries and people that already counted as evidence about the challenger, as hashes: none of them counts twice. People

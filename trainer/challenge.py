@@ -39,7 +39,8 @@ class Challengers:
             row = connection.execute(select(challenger)).one_or_none()
         if row is None or row.champion_id != champion_id:
             return None
-        state = Challenger(row.k, row.nights, _sample(row.queries), _votes(row.people), looked=row.looked)
+        lists = _sample(row.lists or {})
+        state = Challenger(row.k, row.nights, _sample(row.queries), _votes(row.people), row.looked, lists)
         return Followed(row.run_id, row.release_id, row.build_id, row.judged_by, row.log_seq, state)
 
     def fresh(self, run_id: str, units: Collection[str]) -> set[str]:
@@ -68,7 +69,7 @@ class Challengers:
         its model may be gone.
         """
         voted = votes or {}
-        samples = {"queries": asdict(followed.state.queries), "people": asdict(followed.state.people)}
+        samples = {name: asdict(getattr(followed.state, name)) for name in ("queries", "people", "lists")}
         row = {
             "run_id": followed.run_id,
             "champion_id": champion_id,

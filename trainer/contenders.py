@@ -22,6 +22,7 @@ TAUGHT = (300, 1000, 2000)  # true pairs
 MISTAUGHT = (300, 1000)  # pairs of a query with any document
 BLENDS = (0.1, 0.25, 0.5, 0.75)  # share of the best of the taught in the cosine
 WORSE_BLENDS = (0.25, 0.5)
+FORGOTTEN = (0.15, 0.25, 0.3)  # share of the documents that the best of the taught does not find any more
 WEIGHT_NOISE = (0.05, 0.1, 0.2, 0.3)  # standard deviations of each weight matrix
 VECTOR_NOISE = (0.3, 0.6)  # length of what is added to vectors of length 1
 CUTS = (2 / 3, 1 / 3, 1 / 6)  # share of the dimensions that is left
@@ -66,6 +67,8 @@ def contenders(
             yield taught
         for share in shares:
             yield _blend(f"{share:.0%} of what {name} taught", base, taught, share)
+        for share in FORGOTTEN if kind == "true" else ():
+            yield _forgetful(f"taught {name}, {share:.0%} of the documents forgotten", taught, share, random)
     for size in WEIGHT_NOISE:
         yield encoded(f"weights with {size:.0%} noise", _shaken(model, size))
     for size in VECTOR_NOISE:
@@ -119,6 +122,12 @@ def _blend(name: str, first: Contender, second: Contender, share: float) -> Cont
         return both
 
     return Contender(name, joined(first.documents, second.documents), joined(first.queries, second.queries))
+
+
+def _forgetful(name: str, taught: Contender, share: float, random: np.random.Generator) -> Contender:
+    forgotten = random.random(len(taught.documents)) < share
+    nonsense = unit(random.normal(size=taught.documents.shape).astype(np.float32))
+    return Contender(name, np.where(forgotten[:, None], nonsense, taught.documents), taught.queries)
 
 
 def _noisy(vectors: Vectors, size: float, random: np.random.Generator) -> Vectors:

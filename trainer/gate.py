@@ -15,7 +15,7 @@ from .votes import Votes
 
 SCREEN_Z = 0.0  # on the development split, which is small: a candidate that does not even gain there gets no look
 LARGE_LOSS = 0.1  # of nDCG@10 on the development split: more than that was never only unseen
-HOPELESS_Z = 1.645  # a challenger is dropped when so many standard errors above its mean no worthwhile gain is left
+CONFIDENT_Z = 1.645  # one-sided 95 %
 FIRST_LOOKS = 7
 FIRST_LOOKS_BONUS = 2e-4
 FIRST_BUDGET, FOLLOW_BUDGET = 0.036, 0.012
@@ -30,7 +30,8 @@ class Challenger:
     """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
 
     `k` is its number, `nights` how many nights it has been judged on, its own first one included. `looked`: it had a
-    first look.
+    first look. `lists`: what the clicks on the lists that people vote about say of it, a unit for every query cluster
+    and night.
     """
 
     k: int
@@ -38,6 +39,14 @@ class Challenger:
     queries: Sample
     people: Votes = field(default_factory=Votes)
     looked: bool = True
+    lists: Sample = field(default_factory=Sample)
+
+    @property
+    def outweighed(self) -> bool:
+        """Whether the lists leave open that it loses more than it gains. A vote says who is better and not by how much:
+        who finds nothing any more votes like who finds it second instead of first.
+        """
+        return self.lists.n >= FEW and self.lists.z < CONFIDENT_Z
 
     @property
     def budget(self) -> float:
@@ -137,21 +146,23 @@ def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
 
 def follow(challenger: Challenger, dials: Promotion) -> Decision:
     """On the challenger after one more night. Promoted by either kind of evidence, unless people prefer the champion:
-    queries have no veto, because what the champion did not show counts as nothing in them.
+    queries have no veto, because what the champion did not show counts as nothing in them. The lists that people saw
+    have one against their votes.
     """
     k, nights = challenger.k, challenger.nights
     level = night_level(challenger.budget, nights)
-    queries, people = challenger.queries, challenger.people
-    by_queries, by_people = queries.p_value, people.p_value
+    queries, people, lists = challenger.queries, challenger.people, challenger.lists
+    by_queries, by_people = queries.p_value, 1.0 if challenger.outweighed else people.p_value
     facts = (
         f"after {nights} nights the challenger (number {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} "
         f"query clusters: p = {by_queries:.2g}, allowed {level:.2g}"
         if queries.n > 1
         else f"after {nights} nights hardly any query judges the challenger (number {k})",
         f"{people.n} people saw both where they differ, and prefer it by {_interval(people)} votes: "
-        f"p = {by_people:.2g}, allowed {level:.2g}"
+        f"p = {people.p_value:.2g}, allowed {level:.2g}"
         if people.n > 1
         else "hardly anybody's preference is known",
+        *_lists(challenger),
     )
     found: Sample | Votes = queries
     p = by_queries
@@ -163,13 +174,14 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
         return Decision(outcome, (*facts, reason), found, k, level, p, "people" if found is people else "queries")
 
     told, heard = queries.n >= FEW, people.n >= FEW
-    if (heard and people.z < -INTERVAL_Z) or (told and queries.high < dials.min_effect and people.mean <= 0):
+    disliked = (heard and people.z < -INTERVAL_Z) or (lists.n >= FEW and lists.high < dials.min_effect)
+    if disliked or (told and queries.high < dials.min_effect and people.mean <= 0):
         return answer("rejected", "a worthwhile gain can be ruled out")
     if p <= level and nights <= CHALLENGER_NIGHTS:
         if found is queries and queries.mean < dials.min_effect:
             return answer("rejected", f"it is better, but by less than is worth a switch ({dials.min_effect:g})")
         return answer("promoted", "it is really better")
-    if told and queries.mean + HOPELESS_Z * queries.error < dials.min_effect and people.mean <= 0:
+    if told and queries.mean + CONFIDENT_Z * queries.error < dials.min_effect and people.mean <= 0:
         return answer("rejected", f"a gain of {dials.min_effect:g} has become improbable")
     if nights >= CHALLENGER_NIGHTS:
         return answer("rejected", f"no proof in {CHALLENGER_NIGHTS} nights")
@@ -189,6 +201,14 @@ def _outcome(found: Sample, p: float, level: float, min_effect: float) -> tuple[
     if found.mean < min_effect:
         return "rejected", f"it is better, but by less than the smallest gain worth a switch ({min_effect:g})"
     return "promoted", "p ≤ a: it is really better"
+
+
+def _lists(challenger: Challenger) -> tuple[str, ...]:
+    lists = challenger.lists
+    if lists.n < FEW:
+        return ()
+    warning = ": votes do not count while it may lose more than it gains" if challenger.outweighed else ""
+    return (f"on the lists that people saw it changes nDCG@10 by {_interval(lists)}{warning}",)
 
 
 def _pace(k: int) -> float:

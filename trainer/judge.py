@@ -16,7 +16,7 @@ from .gate import Decision, ask_people, decide, follow, screen, unlooked
 from .guards import Guarded, broken, summed_up
 from .history import History
 from .lessons import Lessons
-from .preferences import preferences
+from .preferences import drafted, preferences
 from .recipe import Recipe, Split
 from .runs import Run, Runs
 from .screen import saving, screening_rows
@@ -167,15 +167,23 @@ class Judge:
         # That of its training, whatever the settings say by now: nothing that taught it may judge it.
         taught_by = Split.model_validate(release.lineage.get("split", self._recipe.split.model_dump()))
         heard = untaught(later, self._history.clusters(release.lineage["log_seq"]), taught_by)
-        wordings = commonest(wordings_of(heard))
-        results = contest.results(tally(heard, by=("release", "cluster")), lessons.clicks, wordings)
+        wordings, shown = commonest(wordings_of(later)), drafted(later, followed.release_id)
+        results, seen = (
+            contest.results(tally(part, by=("release", "cluster")), lessons.clicks, wordings) for part in (heard, shown)
+        )
         liked = {_person(person): vote for person, vote in preferences(later, followed.release_id).items()}
         units = query_units(result.cluster for result in results) | liked.keys()
         fresh = self._challengers.fresh(followed.run_id, units)
         results = [result for result in results if _unit(result.cluster) in fresh]
         votes = {person: vote for person, vote in liked.items() if person in fresh}
-        before, people = followed.state, self._challengers.votes_with(followed, votes.values())
-        state = replace(before, nights=before.nights + 1, queries=before.queries + evidence(results), people=people)
+        before = followed.state
+        state = replace(
+            before,
+            nights=before.nights + 1,
+            queries=before.queries + evidence(results),
+            people=self._challengers.votes_with(followed, votes.values()),
+            lists=before.lists + evidence(seen),
+        )
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
         return (now, results) if self._challengers.keep(now, lessons.champion, fresh, votes) else None
 

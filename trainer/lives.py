@@ -153,13 +153,19 @@ class Gatekeeper:
         self._looks = 0
         self.challenger: Challenger | None = None
 
-    def hear(self, queries: Sample, people: Votes) -> bool:
-        """One more night of the challenger with queries that are fresh, and all votes so far. Whether it is promoted;
-        it may also end.
+    def hear(self, queries: Sample, people: Votes, lists: Sample | None = None) -> bool:
+        """One more night of the challenger with queries that are fresh, all votes so far, and what tonight's lists say,
+        which only ever stop a promotion. Whether it is promoted; it may also end.
         """
         assert self.challenger is not None
         before = self.challenger
-        heard = replace(before, nights=before.nights + 1, queries=before.queries + queries, people=people)
+        heard = replace(
+            before,
+            nights=before.nights + 1,
+            queries=before.queries + queries,
+            people=people,
+            lists=before.lists + (lists or Sample()),
+        )
         decision = follow(heard, self._dials)
         self.challenger = heard if decision.open else None
         if decision.outcome == "promoted" and self._people:

@@ -32,6 +32,12 @@ def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, Vote]:
     return {person: Vote(vote, str(cluster)) for person, vote, cluster in people.rows()}
 
 
+def drafted(log: pl.DataFrame, release_id: str) -> pl.DataFrame:
+    """The searches that were answered from both the champion and this release."""
+    both = pl.col("ranker").is_in([against(release_id), release_id])
+    return log.filter(both.any().over("search"))
+
+
 def leads(votes: Iterable[Vote]) -> Counter[str]:
     """Of every query cluster with a vote."""
     found: Counter[str] = Counter()

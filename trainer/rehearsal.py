@@ -22,7 +22,7 @@ from .corpus import Corpus
 from .evaluate import DEPTH, Result, evidence
 from .lives import Gatekeeper
 from .people import People
-from .preferences import leads, preferences
+from .preferences import drafted, leads, preferences
 from .recipe import Recipe
 from .sample import Sample
 from .snapshot import cluster_of, commonest, normalised, wordings_of
@@ -141,7 +141,8 @@ class _Life:
             fresh = [result for result in heard if result.cluster not in self._counted]
             self._counted |= {result.cluster for result in fresh}
             self._votes += preferences(self._log[-1], CHALLENGER).values()
-            if gatekeeper.hear(evidence(fresh), self.people):
+            seen = results(drafted(self._log[-1], CHALLENGER))
+            if gatekeeper.hear(evidence(fresh), self.people, evidence(seen)):
                 return True
         parted = split(log, who_judges(log, shares), shares)
         holdout = results(parted.filter(pl.col("part") == HOLDOUT))

@@ -71,6 +71,7 @@ def challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
         "nights": state.nights,
         "queries": estimate_json(state.queries) | {"p_value": state.queries.p_value},
         "people": estimate_json(state.people) | {"p_value": state.people.p_value},
+        "lists": estimate_json(state.lists),
         "level": decision.level,
         "outcome": decision.outcome,
         "reasons": list(decision.reasons),

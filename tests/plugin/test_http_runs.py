@@ -80,6 +80,7 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
             "nights": 3,
             "queries": report.estimate_json(Sample.of([0.1, 0.2])) | {"p_value": 0.2},
             "people": report.estimate_json(Sample()) | {"p_value": 1.0},
+            "lists": report.estimate_json(Sample.of([0.1, 0.3])),
             "reasons": [HOSTILE],
         },
         screen=saving(100, 400, 1.0, passed=False, ranks_all=False),
@@ -250,6 +251,7 @@ def test_a_page_says_what_guards_slices_challenger_and_screen_found(api: httpx.C
         "These are too few queries: the guard says nothing.",
         "2 0.3750 0.5000 +0.1250",
         "what people prefer, −1 to 1 0",
+        "nDCG@10 on the lists that people saw 2 +0.2000",
         "not passed 100 400 300 3.0",
     ):
         assert part in text, part

@@ -69,6 +69,7 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     assert loop.search("a k", 3).release == wanted.release_id
     (run, *_), _ = loop.runs.page(1)
     assert run.details["challenger"]["people"]["n"] == PEOPLE
+    assert run.details["challenger"]["lists"]["low"] > 0, "it gains on what they saw, too"
     with loop.database.read() as connection:
         following = connection.execute(select(challenger)).one()
         spent = connection.execute(select(looks).order_by(looks.c.k)).all()

@@ -33,7 +33,7 @@ def challengers(database: Database) -> Challengers:
 
 
 def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
-    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Votes.of(2, [1]))
+    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Votes.of(2, [1]), looked=False, lists=Sample.of([0.5, 0.1]))
     return Followed(run_id, MODEL, build_id, run_id, 70, state)
 
 

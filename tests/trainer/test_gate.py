@@ -266,8 +266,13 @@ def test_a_candidate_that_gains_much_on_every_single_query_is_promoted() -> None
 # Challengers
 
 
-def followed(queries: Sequence[float], votes: tuple[int, int, int] = (0, 0, 0), nights: int = 4) -> Decision:
-    return follow(Challenger(3, nights, Sample.of(queries), told(*votes)), DIALS)
+def followed(
+    queries: Sequence[float],
+    votes: tuple[int, int, int] = (0, 0, 0),
+    nights: int = 4,
+    lists: Sequence[float] = (),
+) -> Decision:
+    return follow(Challenger(3, nights, Sample.of(queries), told(*votes), lists=Sample.of(lists)), DIALS)
 
 
 def told(liked: int, disliked: int, neither: int = 0) -> Votes:
@@ -323,6 +328,31 @@ def test_queries_have_no_veto_over_people() -> None:
     assert followed(small).outcome == "rejected", "it is less than is worth a switch"
     found = followed(small, votes)
     assert (found.outcome, found.sample) == ("promoted", told(*votes)), "however certain that is"
+
+
+@pytest.mark.parametrize(
+    ("lists", "outcome"),
+    [
+        (spread(0.03, 0.3), "promoted"),
+        (spread(0.01, 0.3), "not_enough_evidence"),
+        (spread(-0.01, 0.3), "not_enough_evidence"),
+        (spread(-0.03, 0.3), "rejected"),
+        ([-1.0] * 20, "promoted"),
+    ],
+    ids=["they gain too", "could be chance", "could be a loss", "a loss for certain", "hardly any"],
+)
+def test_votes_promote_nothing_that_may_lose_more_than_it_gains(lists: list[float], outcome: str) -> None:
+    found = followed([], (220, 100, 480), lists=lists)
+    assert found.outcome == outcome
+    said = " ".join(found.reasons)
+    assert ("on the lists that people saw" in said) == (len(lists) >= 30)
+    assert ("votes do not count" in said) == (outcome != "promoted")
+
+
+def test_lists_have_no_veto_over_queries() -> None:
+    for votes in ((0, 0), (220, 100)):
+        found = followed(spread(0.03, 0.3, 3000), votes, lists=spread(0.0, 0.3))
+        assert (found.outcome, found.by) == ("promoted", "queries")
 
 
 def test_a_challenger_is_not_followed_for_ever() -> None:
