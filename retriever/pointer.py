@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 from .database import Database
 from .errors import Conflict
 from .ledger import append
-from .schema import builds, challenger, counted, live, runs, switches
+from .schema import builds, challenger, counted, lists, live, runs, switches
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,5 +170,6 @@ def end_challenger(connection: Connection, state: str) -> str | None:
         return None
     append(connection, "challenger", run=row.run_id, state=state)
     connection.execute(challenger.delete())
-    connection.execute(counted.delete().where(counted.c.run_id == row.run_id))
+    for table in (counted, lists):
+        connection.execute(table.delete().where(table.c.run_id == row.run_id))
     return None if row.build_id is None else str(row.build_id)

@@ -189,7 +189,6 @@ challenger = Table(
     Column("log_seq", BigInteger, nullable=False),  # searches up to here have been heard
     Column("queries", JSON, nullable=False),
     Column("people", JSON, nullable=False),
-    Column("lists", JSON),
 )
 
 # Queries and people that already counted as evidence about the challenger, as hashes: none of them counts twice. People
@@ -201,6 +200,19 @@ counted = Table(
     Column("unit", String, primary_key=True),
     Column("cluster", String),  # what the vote is about
     Column("vote", Integer, nullable=False, server_default="0"),
+)
+
+# What the clicks on drafted lists said of the challenger, by query cluster (a hash), in sums over `times` nights.
+lists = Table(
+    "lists",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("cluster", String, primary_key=True),
+    Column("times", Integer, nullable=False),
+    Column("delta", Float, nullable=False),
+    Column("variance", Float, nullable=False),
+    Column("third", Float, nullable=False),
+    Column("loss", Float, nullable=False),
 )
 
 # Everything that was decided, approved and switched: see ledger.py.

@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 from ..retriever.database import Database
 from ..retriever.ledger import append
 from ..retriever.pointer import drop_challenger, end_challenger
-from ..retriever.schema import challenger, counted
+from ..retriever.schema import challenger, counted, lists
+from .evaluate import Unit, sample_of
 from .gate import Challenger
 from .sample import Sample
 from .votes import Vote, Votes
@@ -39,8 +40,8 @@ class Challengers:
             row = connection.execute(select(challenger)).one_or_none()
         if row is None or row.champion_id != champion_id:
             return None
-        lists = _sample(row.lists or {})
-        state = Challenger(row.k, row.nights, _sample(row.queries), _votes(row.people), row.looked, lists)
+        seen = sample_of(self._lists(row.run_id).values())
+        state = Challenger(row.k, row.nights, _sample(row.queries), _votes(row.people), row.looked, seen)
         return Followed(row.run_id, row.release_id, row.build_id, row.judged_by, row.log_seq, state)
 
     def fresh(self, run_id: str, units: Collection[str]) -> set[str]:
@@ -61,15 +62,28 @@ class Challengers:
             found[_hash(vote.cluster)] += vote.value
         return Votes.of(before.n + len(votes), found.values())
 
+    def lists_with(self, followed: Followed, tonight: Mapping[str, Unit]) -> dict[str, Unit]:
+        """What the lists said so far and these, by the hash of the cluster."""
+        every = self._lists(followed.run_id)
+        for cluster, unit in tonight.items():
+            known = every.get(_hash(cluster))
+            every[_hash(cluster)] = unit if known is None else known + unit
+        return every
+
     def keep(
-        self, followed: Followed, champion_id: str, units: Collection[str], votes: Mapping[str, Vote] | None = None
+        self,
+        followed: Followed,
+        champion_id: str,
+        units: Collection[str],
+        votes: Mapping[str, Vote] | None = None,
+        seen: Mapping[str, Unit] | None = None,
     ) -> bool:
-        """Writes the state of the challenger and the units that now count, some of which voted; a new one takes another
-        one's place. False, with nothing written, when it was followed before and has ended meanwhile: its index and
-        its model may be gone.
+        """Writes the state of the challenger, the units that now count, some of which voted, and what the lists say, as
+        by `lists_with`; a new one takes another one's place. False, with nothing written, when it was followed before
+        and has ended meanwhile: its index and its model may be gone.
         """
         voted = votes or {}
-        samples = {name: asdict(getattr(followed.state, name)) for name in ("queries", "people", "lists")}
+        samples = {"queries": asdict(followed.state.queries), "people": asdict(followed.state.people)}
         row = {
             "run_id": followed.run_id,
             "champion_id": champion_id,
@@ -104,7 +118,17 @@ class Challengers:
                     for unit, (value, cluster) in said
                 ]
                 connection.execute(self._database.insert(counted).on_conflict_do_nothing(), rows)
+            if seen:
+                run = {"run_id": followed.run_id}
+                connection.execute(lists.delete().where(lists.c.run_id == followed.run_id))
+                connection.execute(lists.insert(), [run | {"cluster": key} | asdict(seen[key]) for key in sorted(seen)])
         return True
+
+    def _lists(self, run_id: str) -> dict[str, Unit]:
+        wanted = select(lists).where(lists.c.run_id == run_id).order_by(lists.c.cluster)
+        with self._database.read() as connection:
+            rows = connection.execute(wanted).all()
+        return {row.cluster: Unit(row.times, row.delta, row.variance, row.third, row.loss) for row in rows}
 
     def any(self) -> str | None:
         """The release of the challenger, whoever its champion is."""

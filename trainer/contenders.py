@@ -68,7 +68,7 @@ def contenders(
         for share in shares:
             yield _blend(f"{share:.0%} of what {name} taught", base, taught, share)
         for share in FORGOTTEN if kind == "true" else ():
-            yield _forgetful(f"taught {name}, {share:.0%} of the documents forgotten", taught, share, random)
+            yield _forgetful(f"taught {name}, {share:.0%} of the documents forgotten", taught, share)
     for size in WEIGHT_NOISE:
         yield encoded(f"weights with {size:.0%} noise", _shaken(model, size))
     for size in VECTOR_NOISE:
@@ -124,7 +124,8 @@ def _blend(name: str, first: Contender, second: Contender, share: float) -> Cont
     return Contender(name, joined(first.documents, second.documents), joined(first.queries, second.queries))
 
 
-def _forgetful(name: str, taught: Contender, share: float, random: np.random.Generator) -> Contender:
+def _forgetful(name: str, taught: Contender, share: float) -> Contender:
+    random = np.random.default_rng(0)
     forgotten = random.random(len(taught.documents)) < share
     nonsense = unit(random.normal(size=taught.documents.shape).astype(np.float32))
     return Contender(name, np.where(forgotten[:, None], nonsense, taught.documents), taught.queries)

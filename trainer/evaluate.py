@@ -184,19 +184,62 @@ def _discount(rank: int) -> float:
     return 1 / math.log2(rank + 1)
 
 
-def evidence(results: Sequence[Result]) -> Sample:
-    """Independent units: the mean difference of each cluster of near-duplicate queries. Nobody's clicks on one query
-    depend on those on another, so what noise gives to them adds up.
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A cluster of near-duplicate queries, in sums over `times` nights: the mean differences of its queries, the second
+    and third central moments that noise alone gives to these, and the most that one more click could take from one.
     """
-    differences, losses, variance, third = [], [], 0.0, 0.0
-    for found in _clusters(results):
-        whole = sum(one.share for one in found)
-        shares = [(one.share / whole, one) for one in found]
-        differences.append(sum(share * one.delta for share, one in shares))
-        losses.append(max(share * one.loss for share, one in shares))
-        variance += sum(share**2 * one.variance for share, one in shares)
-        third += sum(share**3 * one.third for share, one in shares)
-    return Sample.of(differences, variance, third, losses)
+
+    times: int
+    delta: float
+    variance: float
+    third: float
+    loss: float
+
+    def __add__(self, other: "Unit") -> "Unit":
+        """With other nights: nobody's clicks of one depend on those of another."""
+        return Unit(
+            self.times + other.times,
+            self.delta + other.delta,
+            self.variance + other.variance,
+            self.third + other.third,
+            max(self.loss, other.loss),
+        )
+
+
+def units(results: Sequence[Result]) -> dict[str, Unit]:
+    """Of each cluster, by one night."""
+    return {found[0].cluster: _unit(found) for found in _clusters(results)}
+
+
+def _unit(found: Sequence[Result]) -> Unit:
+    whole = sum(one.share for one in found)
+    shares = [(one.share / whole, one) for one in found]
+    return Unit(
+        times=1,
+        delta=sum(share * one.delta for share, one in shares),
+        variance=sum(share**2 * one.variance for share, one in shares),
+        third=sum(share**3 * one.third for share, one in shares),
+        loss=max(share * one.loss for share, one in shares),
+    )
+
+
+def evidence(results: Sequence[Result]) -> Sample:
+    """The units of a night as evidence."""
+    return sample_of(units(results).values())
+
+
+def sample_of(found: Iterable[Unit]) -> Sample:
+    """The mean difference of each cluster over its nights. Nobody's clicks on one query depend on those on another, so
+    what noise gives to them adds up.
+    """
+    every = list(found)
+    return Sample.of(
+        [one.delta / one.times for one in every],
+        sum(one.variance / one.times**2 for one in every),
+        sum(one.third / one.times**3 for one in every),
+        [one.loss / one.times for one in every],
+    )
 
 
 def by_cluster(results: Sequence[Result], value: Callable[[Result], float]) -> list[float]:

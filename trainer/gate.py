@@ -15,13 +15,16 @@ from .votes import Votes
 
 SCREEN_Z = 0.0  # on the development split, which is small: a candidate that does not even gain there gets no look
 LARGE_LOSS = 0.1  # of nDCG@10 on the development split: more than that was never only unseen
-CONFIDENT_Z = 1.645  # one-sided 95 %
+HOPELESS_Z = 1.645  # a challenger is dropped when so many standard errors above its mean no worthwhile gain is left
 FIRST_LOOKS = 7
 FIRST_LOOKS_BONUS = 2e-4
 FIRST_BUDGET, FOLLOW_BUDGET = 0.036, 0.012
 PACE = 150  # of k; how slowly both budgets are spent
 CHALLENGER_NIGHTS = 28  # its own first one included
 FEW = 30  # with fewer query clusters, or people, nothing is ruled out
+# Of the gain on the lists that people saw, without which votes do not count. A model that they prefer, and that gains
+# nothing, comes to it with 4 % on one of 27 nights.
+LISTS_Z = 2.5
 _HARMONIC = sum(1 / night for night in range(2, CHALLENGER_NIGHTS + 1))
 
 
@@ -30,8 +33,7 @@ class Challenger:
     """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
 
     `k` is its number, `nights` how many nights it has been judged on, its own first one included. `looked`: it had a
-    first look. `lists`: what the clicks on the lists that people vote about say of it, a unit for every query cluster
-    and night.
+    first look. `lists`: what the clicks on the lists that people vote about say of it; None where nobody looked.
     """
 
     k: int
@@ -39,14 +41,21 @@ class Challenger:
     queries: Sample
     people: Votes = field(default_factory=Votes)
     looked: bool = True
-    lists: Sample = field(default_factory=Sample)
+    lists: Sample | None = None
 
     @property
-    def outweighed(self) -> bool:
-        """Whether the lists leave open that it loses more than it gains. A vote says who is better and not by how much:
-        who finds nothing any more votes like who finds it second instead of first.
+    def by_people(self) -> float:
+        """The p-value of votes. A vote says who is better and not by how much: who finds nothing any more votes like
+        who finds it second instead of first. So votes say nothing as long as the lists do not gain, too.
         """
-        return self.lists.n >= FEW and self.lists.z < CONFIDENT_Z
+        counts = self.lists is None or (self.lists.n >= FEW and self.lists.z >= LISTS_Z)
+        return self.people.p_value if counts else 1.0
+
+    @property
+    def z(self) -> float:
+        """Of the stronger evidence."""
+        people = self.people.z if self.lists is None else min(self.people.z, self.lists.z)
+        return max(self.queries.z, people)
 
     @property
     def budget(self) -> float:
@@ -145,14 +154,14 @@ def decide(holdout: Sample, looks: int, dials: Promotion) -> Decision:
 
 
 def follow(challenger: Challenger, dials: Promotion) -> Decision:
-    """On the challenger after one more night. Promoted by either kind of evidence, unless people prefer the champion:
-    queries have no veto, because what the champion did not show counts as nothing in them. The lists that people saw
-    have one against their votes.
+    """On the challenger after one more night. Promoted by either kind of evidence, unless people prefer the champion,
+    by their votes or by the clicks on the lists that they saw: queries have no such veto, because what the champion did
+    not show counts as nothing in them.
     """
     k, nights = challenger.k, challenger.nights
     level = night_level(challenger.budget, nights)
     queries, people, lists = challenger.queries, challenger.people, challenger.lists
-    by_queries, by_people = queries.p_value, 1.0 if challenger.outweighed else people.p_value
+    by_queries, by_people = queries.p_value, challenger.by_people
     facts = (
         f"after {nights} nights the challenger (number {k}) changes nDCG@10 by {_interval(queries)} on {queries.n} "
         f"query clusters: p = {by_queries:.2g}, allowed {level:.2g}"
@@ -162,7 +171,7 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
         f"p = {people.p_value:.2g}, allowed {level:.2g}"
         if people.n > 1
         else "hardly anybody's preference is known",
-        *_lists(challenger),
+        *([] if lists is None or lists.n < 2 else [_on_lists(lists)]),
     )
     found: Sample | Votes = queries
     p = by_queries
@@ -174,14 +183,14 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
         return Decision(outcome, (*facts, reason), found, k, level, p, "people" if found is people else "queries")
 
     told, heard = queries.n >= FEW, people.n >= FEW
-    disliked = (heard and people.z < -INTERVAL_Z) or (lists.n >= FEW and lists.high < dials.min_effect)
+    disliked = heard and (people.z < -INTERVAL_Z or (lists is not None and lists.z < -INTERVAL_Z))
     if disliked or (told and queries.high < dials.min_effect and people.mean <= 0):
         return answer("rejected", "a worthwhile gain can be ruled out")
     if p <= level and nights <= CHALLENGER_NIGHTS:
         if found is queries and queries.mean < dials.min_effect:
             return answer("rejected", f"it is better, but by less than is worth a switch ({dials.min_effect:g})")
         return answer("promoted", "it is really better")
-    if told and queries.mean + CONFIDENT_Z * queries.error < dials.min_effect and people.mean <= 0:
+    if told and queries.mean + HOPELESS_Z * queries.error < dials.min_effect and people.mean <= 0:
         return answer("rejected", f"a gain of {dials.min_effect:g} has become improbable")
     if nights >= CHALLENGER_NIGHTS:
         return answer("rejected", f"no proof in {CHALLENGER_NIGHTS} nights")
@@ -190,7 +199,7 @@ def follow(challenger: Challenger, dials: Promotion) -> Decision:
 
 def stronger(candidate: Sample | Votes, challenger: Challenger | None) -> bool:
     """Whether a candidate short of evidence takes the challenger's place."""
-    return challenger is None or candidate.z > max(challenger.queries.z, challenger.people.z)
+    return challenger is None or candidate.z > challenger.z
 
 
 def _outcome(found: Sample, p: float, level: float, min_effect: float) -> tuple[str, str]:
@@ -203,12 +212,9 @@ def _outcome(found: Sample, p: float, level: float, min_effect: float) -> tuple[
     return "promoted", "p ≤ a: it is really better"
 
 
-def _lists(challenger: Challenger) -> tuple[str, ...]:
-    lists = challenger.lists
-    if lists.n < FEW:
-        return ()
-    warning = ": votes do not count while it may lose more than it gains" if challenger.outweighed else ""
-    return (f"on the lists that people saw it changes nDCG@10 by {_interval(lists)}{warning}",)
+def _on_lists(found: Sample) -> str:
+    changes = f"on the lists that people saw it changes nDCG@10 by {_interval(found)} on {found.n} query clusters"
+    return f"{changes}: z = {found.z:.2f}, {LISTS_Z:g} is needed for votes to count"
 
 
 def _pace(k: int) -> float:

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import polars as pl
+
 from ..retriever.releases import Releases
 from ..retriever.types import Release
 from . import report
 from .challenge import Challengers, Followed
 from .contest import Contest, Side
 from .corpus import Corpus, corpus_vectors
-from .evaluate import Result, evidence, visibility
+from .evaluate import Result, evidence, sample_of, units, visibility
 from .gate import Decision, ask_people, decide, follow, screen, unlooked
 from .guards import Guarded, broken, summed_up
 from .history import History
@@ -167,13 +169,16 @@ class Judge:
         # That of its training, whatever the settings say by now: nothing that taught it may judge it.
         taught_by = Split.model_validate(release.lineage.get("split", self._recipe.split.model_dump()))
         heard = untaught(later, self._history.clusters(release.lineage["log_seq"]), taught_by)
-        wordings, shown = commonest(wordings_of(later)), drafted(later, followed.release_id)
-        results, seen = (
-            contest.results(tally(part, by=("release", "cluster")), lessons.clicks, wordings) for part in (heard, shown)
-        )
+        wordings = commonest(wordings_of(later))
+
+        def by(part: pl.DataFrame) -> list[Result]:
+            return contest.results(tally(part, by=("release", "cluster")), lessons.clicks, wordings)
+
+        results = by(heard)
+        seen = self._challengers.lists_with(followed, units(by(drafted(later, followed.release_id))))
         liked = {_person(person): vote for person, vote in preferences(later, followed.release_id).items()}
-        units = query_units(result.cluster for result in results) | liked.keys()
-        fresh = self._challengers.fresh(followed.run_id, units)
+        named = query_units(result.cluster for result in results) | liked.keys()
+        fresh = self._challengers.fresh(followed.run_id, named)
         results = [result for result in results if _unit(result.cluster) in fresh]
         votes = {person: vote for person, vote in liked.items() if person in fresh}
         before = followed.state
@@ -182,10 +187,10 @@ class Judge:
             nights=before.nights + 1,
             queries=before.queries + evidence(results),
             people=self._challengers.votes_with(followed, votes.values()),
-            lists=before.lists + evidence(seen),
+            lists=sample_of(seen.values()),
         )
         now = replace(followed, judged_by=run.id, log_seq=run.log_seq, state=state)
-        return (now, results) if self._challengers.keep(now, lessons.champion, fresh, votes) else None
+        return (now, results) if self._challengers.keep(now, lessons.champion, fresh, votes, seen) else None
 
     def _people_can_tell(self, tonight: Tonight) -> bool:
         """Whether people see challengers, and no other one is followed."""

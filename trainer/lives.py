@@ -154,18 +154,13 @@ class Gatekeeper:
         self.challenger: Challenger | None = None
 
     def hear(self, queries: Sample, people: Votes, lists: Sample | None = None) -> bool:
-        """One more night of the challenger with queries that are fresh, all votes so far, and what tonight's lists say,
-        which only ever stop a promotion. Whether it is promoted; it may also end.
+        """One more night of the challenger with queries that are fresh, and all votes and lists so far. Whether it is
+        promoted; it may also end. Without `lists` votes suffice, which errs more often.
         """
         assert self.challenger is not None
         before = self.challenger
-        heard = replace(
-            before,
-            nights=before.nights + 1,
-            queries=before.queries + queries,
-            people=people,
-            lists=before.lists + (lists or Sample()),
-        )
+        added = before.queries + queries
+        heard = replace(before, nights=before.nights + 1, queries=added, people=people, lists=lists)
         decision = follow(heard, self._dials)
         self.challenger = heard if decision.open else None
         if decision.outcome == "promoted" and self._people:

@@ -19,7 +19,7 @@ from .clicks import choose
 from .contenders import Contender
 from .contest import Contest, Side
 from .corpus import Corpus
-from .evaluate import DEPTH, Result, evidence
+from .evaluate import DEPTH, Result, Unit, evidence, sample_of, units
 from .lives import Gatekeeper
 from .people import People
 from .preferences import drafted, leads, preferences
@@ -115,6 +115,7 @@ class _Life:
         self.ranked = stage.ranking(side, contender)
         self.estimates: list[Sample] = []
         self._votes: list[Vote] = []
+        self._seen: dict[str, Unit] = {}  # what the lists say, by cluster
         self._log: list[pl.DataFrame] = []
         self._gatekeeper = Gatekeeper(stage.recipe.promotion, people=traffic > 0)
         self._since = 0  # the last search before it was followed
@@ -141,8 +142,9 @@ class _Life:
             fresh = [result for result in heard if result.cluster not in self._counted]
             self._counted |= {result.cluster for result in fresh}
             self._votes += preferences(self._log[-1], CHALLENGER).values()
-            seen = results(drafted(self._log[-1], CHALLENGER))
-            if gatekeeper.hear(evidence(fresh), self.people, evidence(seen)):
+            for cluster, unit in units(results(drafted(self._log[-1], CHALLENGER))).items():
+                self._seen[cluster] = self._seen[cluster] + unit if cluster in self._seen else unit
+            if gatekeeper.hear(evidence(fresh), self.people, sample_of(self._seen.values())):
                 return True
         parted = split(log, who_judges(log, shares), shares)
         holdout = results(parted.filter(pl.col("part") == HOLDOUT))
@@ -154,7 +156,7 @@ class _Life:
             self._since = int(log["search"].max())  # type: ignore[arg-type]
             looked = gatekeeper.challenger is not None and gatekeeper.challenger.looked
             self._counted = {result.cluster for result in holdout} if looked else set()
-            self._votes = []
+            self._votes, self._seen = [], {}
         return promoted
 
     def _searches(self, night: int) -> pl.DataFrame:

@@ -71,7 +71,7 @@ def challenger_json(followed: Followed, decision: Decision) -> dict[str, Any]:
         "nights": state.nights,
         "queries": estimate_json(state.queries) | {"p_value": state.queries.p_value},
         "people": estimate_json(state.people) | {"p_value": state.people.p_value},
-        "lists": estimate_json(state.lists),
+        **({} if state.lists is None else {"lists": estimate_json(state.lists) | {"z": state.lists.z}}),
         "level": decision.level,
         "outcome": decision.outcome,
         "reasons": list(decision.reasons),

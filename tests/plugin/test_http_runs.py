@@ -80,7 +80,7 @@ def judged(loop: ClickLoop, queued: Run) -> Run:
             "nights": 3,
             "queries": report.estimate_json(Sample.of([0.1, 0.2])) | {"p_value": 0.2},
             "people": report.estimate_json(Sample()) | {"p_value": 1.0},
-            "lists": report.estimate_json(Sample.of([0.1, 0.3])),
+            "lists": report.estimate_json(Sample.of([0.1, 0.3])) | {"z": 2.0},
             "reasons": [HOSTILE],
         },
         screen=saving(100, 400, 1.0, passed=False, ranks_all=False),

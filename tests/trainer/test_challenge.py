@@ -10,6 +10,7 @@ from clickloop.retriever.database import Database
 from clickloop.retriever.releases import Releases
 from clickloop.retriever.schema import releases
 from clickloop.trainer.challenge import Challengers, Followed
+from clickloop.trainer.evaluate import Unit
 from clickloop.trainer.gate import Challenger
 from clickloop.trainer.sample import Sample
 from clickloop.trainer.votes import Vote, Votes
@@ -33,7 +34,7 @@ def challengers(database: Database) -> Challengers:
 
 
 def followed(run_id: str = "run-1", build_id: str | None = None) -> Followed:
-    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Votes.of(2, [1]), looked=False, lists=Sample.of([0.5, 0.1]))
+    state = Challenger(3, 2, Sample.of([0.1, -0.2, 0.3]), Votes.of(2, [1]), looked=False, lists=Sample())
     return Followed(run_id, MODEL, build_id, run_id, 70, state)
 
 
@@ -65,6 +66,24 @@ def test_votes_about_one_query_are_added_up_night_after_night(challengers: Chall
     challengers.keep(now, CHAMPION, {*first, "query 1"}, first)
     assert challengers.votes_with(now, []) == told
     assert challengers.votes_with(now, [Vote(1, "1"), Vote(1, "9")]) == Votes.of(8, [1, 3, -1, 1])
+
+
+def test_what_the_lists_say_of_a_query_is_a_mean_over_its_nights(challengers: Challengers) -> None:
+    one, two = Unit(1, 0.4, 0.01, 0.001, 2.0), Unit(1, -0.2, 0.03, 0.0, 1.0)
+    challengers.keep(followed(), CHAMPION, set(), seen=challengers.lists_with(followed(), {"a": one, "b": one}))
+    seen = challengers.lists_with(followed(), {"b": two, "c": two})
+    challengers.keep(replace(followed(), judged_by="run-2"), CHAMPION, set(), seen=seen)
+    present = challengers.of(CHAMPION)
+    assert present is not None
+    lists = present.state.lists
+    assert lists is not None
+    assert (lists.n, lists.total) == (3, pytest.approx(0.4 + (0.4 - 0.2) / 2 - 0.2))
+    assert lists.variance == pytest.approx(0.01 + 0.04 / 4 + 0.03)
+    assert lists.third == pytest.approx(0.001 + 0.001 / 8)
+    assert lists.loss_squares == pytest.approx(4 + 1 + 1), "2, 2 / 2 and 1"
+    challengers.drop()
+    challengers.keep(followed(), CHAMPION, set())
+    assert challengers.of(CHAMPION) == followed(), "nothing of it is left"
 
 
 def test_another_challenger_takes_the_place_and_its_index_is_given_up(

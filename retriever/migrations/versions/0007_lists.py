@@ -1,4 +1,4 @@
-"""What the clicks on drafted lists say of the challenger: votes alone do not tell by how much."""
+"""What the clicks on drafted lists say of the challenger, beside the votes, which do not tell by how much."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,4 +8,10 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    op.add_column("challenger", sa.Column("lists", sa.JSON()))
+    op.create_table(
+        "lists",
+        sa.Column("run_id", sa.String(), primary_key=True),
+        sa.Column("cluster", sa.String(), primary_key=True),
+        sa.Column("times", sa.Integer(), nullable=False),
+        *(sa.Column(name, sa.Float(), nullable=False) for name in ("delta", "variance", "third", "loss")),
+    )
