@@ -66,8 +66,8 @@ class Challengers:
         """What the lists said so far and these, by the hash of the cluster."""
         every = self._lists(followed.run_id)
         for cluster, unit in tonight.items():
-            known = every.get(_hash(cluster))
-            every[_hash(cluster)] = unit if known is None else known + unit
+            key = _hash(cluster)
+            every[key] = every[key] + unit if key in every else unit
         return every
 
     def keep(
@@ -104,7 +104,8 @@ class Challengers:
                 drop_challenger(connection)
                 connection.execute(challenger.insert(), {"id": 1, **row})
             facts = {"run": followed.run_id, "nights": followed.state.nights, "judged_by": followed.judged_by}
-            append(connection, "challenger", **facts, state="followed", fresh=len(units), **samples)
+            found = samples if followed.state.lists is None else samples | {"lists": asdict(followed.state.lists)}
+            append(connection, "challenger", **facts, state="followed", fresh=len(units), **found)
             if units:
                 none = Vote(0, "")
                 said = [(unit, voted.get(unit, none)) for unit in sorted(units)]
