@@ -166,11 +166,14 @@ class History:
         return self._impressions(self._kept.scan("visits").select(pl.col("search").top_k(searches)))
 
     def since(self, search: int) -> pl.DataFrame:
-        """The impressions of all later searches, `judging` by the whole visits that they belong to."""
+        """The impressions of all later searches, `judging` by the whole visits that they belong to, and whether the
+        person never asked this before (`first`).
+        """
         visits = self._kept.scan("visits")
         later = visits.filter(pl.col("search") > search).select("visit").unique()
         whole = self._impressions(visits.join(later, on="visit", how="semi").select("search"))
-        return judging(whole, by=("release",)).filter(pl.col("search") > search)
+        first = pl.col("search") == pl.col("search").min().over("person", "cluster", "release")
+        return judging(whole, by=("release",)).with_columns(first=first).filter(pl.col("search") > search)
 
     def _impressions(self, which: pl.LazyFrame) -> pl.DataFrame:
         return read_searches(self._database, which.collect()["search"].sort().to_list(), self.bounds.event)

@@ -16,7 +16,8 @@ def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, Vote]:
     """
     theirs, ours = pl.col("ranker") == against(release_id), pl.col("ranker") == release_id
     lists = (
-        log.filter(ours | theirs)
+        drafted(log, release_id)
+        .filter(ours | theirs)
         .group_by("search", "person", "cluster", maintain_order=True)
         .agg(lead=(pl.col("clicked") & ours).sum().cast(pl.Int64) - (pl.col("clicked") & theirs).sum().cast(pl.Int64))
         .with_columns(
@@ -33,9 +34,12 @@ def preferences(log: pl.DataFrame, release_id: str) -> Mapping[str, Vote]:
 
 
 def drafted(log: pl.DataFrame, release_id: str) -> pl.DataFrame:
-    """The searches that were answered from both the champion and this release."""
+    """The searches that were answered from both the champion and this release, of people who asked this for the first
+    time (`first`, where the log says so): whoever asks again has passed over what was shown, mostly by the champion.
+    """
     both = pl.col("ranker").is_in([against(release_id), release_id])
-    return log.filter(both.any().over("search"))
+    first = pl.col("first") if "first" in log.columns else pl.lit(True)
+    return log.filter(both.any().over("search") & first)
 
 
 def leads(votes: Iterable[Vote]) -> Counter[str]:

@@ -127,6 +127,7 @@ def test_people_judge_within_the_filter_that_they_asked_with_first(log: Log, tmp
         ("cid", "b", fourth),
     ]
     assert judging(history.since(night), by=("release",)).equals(history.since(night)), "said again it is the same"
+    assert dict(history.since(night).select("person", "first").unique().rows()) == {"ann": False, "cid": True}
 
 
 @pytest.mark.parametrize(("query", "times"), [("sort a map", 1), (DEVELOPED, 2)])

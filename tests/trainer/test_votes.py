@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from clickloop.retriever.explore import EXPLORATION
 from clickloop.retriever.search import RANKER, against
-from clickloop.trainer.preferences import leads, preferences
+from clickloop.trainer.preferences import drafted, leads, preferences
 from clickloop.trainer.votes import Vote, Votes
 
 MODEL = "release-new"
@@ -53,6 +53,18 @@ def test_a_person_counts_once_however_often_they_search() -> None:
 def test_lists_of_the_champion_alone_and_of_other_challengers_say_nothing() -> None:
     assert values(shown(("ann", "..!."))) == {}
     assert values(shown(("ann", "+!-")), "release-newer") == {}
+
+
+def test_whoever_asks_again_has_passed_over_what_was_shown_and_does_not_vote() -> None:
+    log = shown(("ann", "-+!"), ("bob", "-+!"))
+    told = log.with_columns(first=pl.col("person") == "bob")
+    assert values(told) == {"bob": 1}
+    assert set(drafted(told, MODEL)["person"]) == {"bob"}
+
+
+def test_what_was_not_drafted_from_both_is_not_among_the_lists() -> None:
+    log = shown(("ann", ".!."), ("bob", "-.+"), ("cid", "?.."), ("dan", "+"))
+    assert drafted(log, MODEL)["person"].to_list() == ["bob", "bob", "bob", "dan"]
 
 
 def test_explored_results_say_nothing() -> None:
