@@ -12,7 +12,7 @@ from ..retriever.database import Database
 from ..retriever.ledger import append
 from ..retriever.pointer import drop_challenger, end_challenger
 from ..retriever.schema import challenger, counted, lists
-from .evaluate import Unit, sample_of
+from .evaluate import Unit, sample_of, with_night
 from .gate import Challenger
 from .sample import Sample
 from .votes import Vote, Votes
@@ -64,11 +64,7 @@ class Challengers:
 
     def lists_with(self, followed: Followed, tonight: Mapping[str, Unit]) -> dict[str, Unit]:
         """What the lists said so far and these, by the hash of the cluster."""
-        every = self._lists(followed.run_id)
-        for cluster, unit in tonight.items():
-            key = _hash(cluster)
-            every[key] = every[key] + unit if key in every else unit
-        return every
+        return with_night(self._lists(followed.run_id), {_hash(cluster): unit for cluster, unit in tonight.items()})
 
     def keep(
         self,

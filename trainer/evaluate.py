@@ -224,6 +224,11 @@ def _unit(found: Sequence[Result]) -> Unit:
     )
 
 
+def with_night(known: Mapping[str, Unit], tonight: Mapping[str, Unit]) -> dict[str, Unit]:
+    """What is known of each cluster, and what one more night says of some."""
+    return {**known, **{key: known[key] + unit if key in known else unit for key, unit in tonight.items()}}
+
+
 def evidence(results: Sequence[Result]) -> Sample:
     """The units of a night as evidence."""
     return sample_of(units(results).values())

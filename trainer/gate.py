@@ -33,7 +33,7 @@ class Challenger:
     """A candidate that was short of evidence, and all of its evidence: query clusters and people, each counted once.
 
     `k` is its number, `nights` how many nights it has been judged on, its own first one included. `looked`: it had a
-    first look. `lists`: what the clicks on the lists that people vote about say of it; None where nobody looked.
+    first look. `lists`: what the clicks on the lists that people vote about say of it; None where that was not asked.
     """
 
     k: int

@@ -19,7 +19,7 @@ from .clicks import choose
 from .contenders import Contender
 from .contest import Contest, Side
 from .corpus import Corpus
-from .evaluate import DEPTH, Result, Unit, evidence, sample_of, units
+from .evaluate import DEPTH, Result, Unit, evidence, sample_of, units, with_night
 from .lives import Gatekeeper
 from .people import People
 from .preferences import drafted, leads, preferences
@@ -142,8 +142,7 @@ class _Life:
             fresh = [result for result in heard if result.cluster not in self._counted]
             self._counted |= {result.cluster for result in fresh}
             self._votes += preferences(self._log[-1], CHALLENGER).values()
-            for cluster, unit in units(results(drafted(self._log[-1], CHALLENGER))).items():
-                self._seen[cluster] = self._seen[cluster] + unit if cluster in self._seen else unit
+            self._seen = with_night(self._seen, units(results(drafted(self._log[-1], CHALLENGER))))
             if gatekeeper.hear(evidence(fresh), self.people, sample_of(self._seen.values())):
                 return True
         parted = split(log, who_judges(log, shares), shares)
