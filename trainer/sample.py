@@ -1,6 +1,7 @@
 """Evidence as sums: what independent units say of two models, and how certain that is."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,20 +10,20 @@ import numpy as np
 INTERVAL_Z = 1.96  # two-sided 95 %
 
 
-class Estimate:
+class Estimate(ABC):
     """A mean of `n` units with its standard error."""
 
     __slots__ = ()
     n: int
 
     @property
-    def mean(self) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def mean(self) -> float: ...
 
     @property
+    @abstractmethod
     def error(self) -> float:
         """Standard error of the mean; infinite for fewer than two units."""
-        raise NotImplementedError
 
     @property
     def low(self) -> float:

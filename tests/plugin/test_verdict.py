@@ -82,6 +82,24 @@ def test_what_people_prefer_promotes_a_challenger(challenged: Settings) -> None:
     loop.close()
 
 
+def test_people_who_asked_the_same_before_have_no_vote(challenged: Settings) -> None:
+    """What they passed over was the champion's."""
+    alone = challenged.promotion.model_copy(update={"evaluation_traffic": 0.0})
+    before = ClickLoop(challenged.model_copy(update={"promotion": alone}))
+    before.start(nights=False)
+    before.wait_until_ready()
+    ask(before, PEOPLE, likes=True)
+    before.close()
+    loop = open_with_challenger(challenged)
+    ask(loop, PEOPLE, likes=True)
+    one_night(loop)
+    (run, *_), _ = loop.runs.page(1)
+    heard = run.details["challenger"]
+    assert (heard["people"]["n"], heard["lists"]["n"]) == (0, 0)
+    assert heard["queries"]["n"] > 0
+    loop.close()
+
+
 def test_what_taught_a_challenger_never_judges_it_though_more_is_held_out_since(challenged: Settings) -> None:
     taught_by = challenged.split.holdout
     more = challenged.model_copy(update={"split": Split(holdout=0.9, development=0.05)})
